@@ -1,0 +1,16 @@
+//! What can be seen on the wire, and nothing else.
+//!
+//! Every resource of the API lives in a file of its own: its types (field order is that of the JSON that
+//! clients see) and, in one [`endpoints!`] table, its endpoints. Every configuration key is one typed
+//! constant in [`keys`]. Routes, permissions, forwarding, client calls, validation and the reference
+//! documents are all read from these declarations.
+//!
+//! Architecture invariant: this crate knows no async runtime, no files and no SQL.
+
+pub mod endpoint;
+pub mod envelope;
+pub mod error;
+pub mod key;
+
+pub use endpoint::{Endpoint, Info};
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,3 @@
+//! `incusd`.
+
+fn main() {}
