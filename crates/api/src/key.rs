@@ -67,7 +67,7 @@ pub struct Key<T: 'static> {
 }
 
 /// The untyped face of a key.
-pub trait AnyKey: std::marker::Sync {
+pub trait AnyKey: Sync {
     /// Its name.
     fn name(&self) -> &'static str;
     /// The name of its type.

@@ -1,1 +1,10 @@
-//! `core`.
+//! Every decision the system takes, as plain functions and state machines without IO.
+//!
+//! Architecture invariant: the same inputs give the same outputs. Time and entropy come in as arguments;
+//! nothing here knows files, sockets, processes or async code.
+
+pub mod evacuate;
+pub mod member;
+pub mod placement;
+pub mod plan;
+pub mod roles;

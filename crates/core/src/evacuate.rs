@@ -1,0 +1,180 @@
+//! Which instance goes where when a member is emptied, and when it comes back.
+
+use api::Result;
+
+use crate::placement::{self, Candidate, Target};
+use crate::plan::{Action, Mode, Step};
+
+/// What the planner needs to know of an instance.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Row id.
+    pub id: i64,
+    /// Project.
+    pub project: String,
+    /// Name.
+    pub name: String,
+    /// Row id of the member that holds it.
+    pub member: i64,
+    /// Architecture, as `x86_64`.
+    pub architecture: String,
+    /// True if it runs (or, on a member that came back, ran when it was stopped).
+    pub running: bool,
+    /// Its key `cluster.evacuate`.
+    pub mode: Mode,
+    /// Its key `boot.host_shutdown_timeout`, in seconds.
+    pub timeout: u64,
+    /// The group that it was placed by (`volatile.cluster.group`), if any.
+    pub group: Option<String>,
+    /// What ties it to this member (a device or pool), if anything does.
+    pub tied: Option<String>,
+}
+
+/// Plans the evacuation of the member `leaving`. `mode` overrides the instances' own.
+///
+/// Targets are chosen one after another, each counted as taken, so that the instances spread.
+/// An instance that no other member can take is stopped in place.
+pub fn evacuate(instances: &[Instance], members: &[Candidate], leaving: i64, mode: Option<Mode>) -> Result<Vec<Step>> {
+    let mut members = members.to_vec();
+    instances.iter().filter(|i| i.member == leaving).map(|i| evacuate_one(i, &mut members, mode)).collect()
+}
+
+fn evacuate_one(i: &Instance, members: &mut [Candidate], mode: Option<Mode>) -> Result<Step> {
+    let asked = mode.unwrap_or(i.mode).for_containers().map_err(|e| e.context(format!("Instance \"{}\"", i.name)))?;
+    let stop = |why: &str| step(i, if i.running { Action::Stop } else { Action::Leave }, i.member, false, why);
+    Ok(match (asked, &i.tied) {
+        (Mode::Stop, _) => stop("its mode is \"stop\""),
+        (Mode::ForceStop, _) => {
+            let action = if i.running { Action::ForceStop } else { Action::Leave };
+            step(i, action, i.member, false, "its mode is \"force-stop\"")
+        }
+        (Mode::Auto, Some(tie)) => stop(&format!("it can't leave this member: {tie}")),
+        _ => {
+            let target = i.group.clone().map_or(Target::Any, Target::Group);
+            match placement::choose(members, &target, &i.architecture, &[i.member]) {
+                Ok(to) => {
+                    let (to, name) = (to.id, to.name.clone());
+                    if let Some(taken) = members.iter_mut().find(|m| m.id == to) {
+                        taken.instances += 1;
+                    }
+                    step(i, Action::Migrate, to, i.running, &format!("{name} has the fewest instances"))
+                }
+                Err(e) => stop(&e.message),
+            }
+        }
+    })
+}
+
+/// Plans the restore of the member `back`: what was stopped here starts again, and what was taken away
+/// (`origin` equal to the member) comes home. `skip` leaves everything where it is.
+pub fn restore(local: &[Instance], away: &[Instance], back: i64, skip: bool) -> Vec<Step> {
+    if skip {
+        return Vec::new();
+    }
+    let here = local.iter().map(|i| match i.running {
+        true => step(i, Action::Start, back, true, "it ran here before"),
+        false => step(i, Action::Leave, back, false, "it did not run"),
+    });
+    let home = away.iter().map(|i| step(i, Action::Migrate, back, i.running, "it comes from here"));
+    here.chain(home).collect()
+}
+
+fn step(i: &Instance, action: Action, to: i64, start: bool, why: &str) -> Step {
+    Step {
+        instance: i.id,
+        project: i.project.clone(),
+        name: i.name.clone(),
+        action,
+        from: i.member,
+        to,
+        start,
+        timeout: i.timeout,
+        why: why.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::Status;
+    use crate::placement::Scheduler;
+
+    fn member(id: i64, status: Status, instances: usize) -> Candidate {
+        Candidate {
+            id,
+            name: format!("server{id}"),
+            status,
+            scheduler: Scheduler::All,
+            groups: ["default".to_owned()].into(),
+            architectures: vec!["x86_64".into()],
+            instances,
+        }
+    }
+
+    fn instance(name: &str, running: bool, mode: Mode, tied: Option<&str>) -> Instance {
+        Instance {
+            id: 1,
+            project: "default".into(),
+            name: name.into(),
+            member: 1,
+            architecture: "x86_64".into(),
+            running,
+            mode,
+            timeout: 30,
+            group: None,
+            tied: tied.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn each_mode_does_what_it_says() {
+        use Action::*;
+        let members = [member(1, Status::Evacuating, 1), member(2, Status::Online, 0), member(3, Status::Offline, 0)];
+        for (mode, over, running, tied, want) in [
+            (Mode::Auto, None, true, None, (Migrate, 2, true)),
+            (Mode::Auto, None, false, None, (Migrate, 2, false)),
+            (Mode::Auto, None, true, Some("device \"gpu\""), (Stop, 1, false)),
+            (Mode::Migrate, None, true, Some("device \"gpu\""), (Migrate, 2, true)),
+            (Mode::Stop, None, true, None, (Stop, 1, false)),
+            (Mode::Stop, None, false, None, (Leave, 1, false)),
+            (Mode::ForceStop, None, true, None, (ForceStop, 1, false)),
+            (Mode::Stop, Some(Mode::Migrate), true, None, (Migrate, 2, true)),
+            (Mode::Auto, Some(Mode::ForceStop), true, None, (ForceStop, 1, false)),
+        ] {
+            let got = &evacuate(&[instance("c", running, mode, tied)], &members, 1, over).unwrap()[0];
+            assert_eq!((got.action, got.to, got.start), want, "{mode:?} {over:?} running={running}");
+        }
+        let live = evacuate(&[instance("c", true, Mode::Auto, None)], &members, 1, Some(Mode::LiveMigrate));
+        assert_eq!(
+            live.unwrap_err().message,
+            "Instance \"c\": Containers can't be live-migrated: use the mode \"migrate\" or \"auto\""
+        );
+    }
+
+    #[test]
+    fn instances_spread_and_stop_in_place_when_nobody_can_take_them() {
+        let all: Vec<Instance> = (0..4).map(|n| instance(&format!("c{n}"), true, Mode::Auto, None)).collect();
+        let spread = [member(1, Status::Evacuating, 4), member(2, Status::Online, 0), member(3, Status::Online, 1)];
+        let to: Vec<i64> = evacuate(&all, &spread, 1, None).unwrap().iter().map(|s| s.to).collect();
+        assert_eq!(to, [2, 2, 3, 2]);
+        let alone = [member(1, Status::Evacuating, 4)];
+        assert!(evacuate(&all, &alone, 1, None).unwrap().iter().all(|s| s.action == Action::Stop && s.to == 1));
+    }
+
+    #[test]
+    fn restore_starts_what_ran_and_brings_home_what_went() {
+        let (ran, did_not) = (instance("ran", true, Mode::Stop, None), instance("not", false, Mode::Stop, None));
+        let away = Instance { member: 2, ..instance("away", true, Mode::Auto, None) };
+        let steps = restore(&[ran, did_not], std::slice::from_ref(&away), 1, false);
+        let got: Vec<_> = steps.iter().map(|s| (s.name.as_str(), s.action, s.from, s.to, s.start)).collect();
+        assert_eq!(
+            got,
+            [
+                ("ran", Action::Start, 1, 1, true),
+                ("not", Action::Leave, 1, 1, false),
+                ("away", Action::Migrate, 2, 1, true),
+            ]
+        );
+        assert!(restore(&[], &[away], 1, true).is_empty());
+    }
+}
