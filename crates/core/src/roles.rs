@@ -102,7 +102,7 @@ fn voters(members: &[Member], wanted: Wanted, leader: u64) -> Option<Change> {
         odd(stay.len())
     } else {
         // Nobody can take the seats of the silent. A silent voter stays only where it makes the number odd.
-        let spared = if stay.len() % 2 == 0 || stay.len() < 3 { 1 } else { 0 };
+        let spared = if stay.len().is_multiple_of(2) || stay.len() < 3 { 1 } else { 0 };
         remove.drain(..spared.min(remove.len()));
         stay.len()
     };
@@ -121,7 +121,7 @@ fn voters(members: &[Member], wanted: Wanted, leader: u64) -> Option<Change> {
 
 /// The largest odd number up to `n`.
 const fn odd(n: usize) -> usize {
-    if n % 2 == 0 { n.saturating_sub(1) } else { n }
+    if n.is_multiple_of(2) { n.saturating_sub(1) } else { n }
 }
 
 /// The best member for a free seat: a failure domain with the fewest voters, then a stand-by before a spare,
