@@ -1,3 +1,60 @@
-//! `xtask`.
+//! `cargo xtask`: everything a developer does, in one place and in the same words on every machine.
 
-fn main() {}
+mod bench;
+mod check;
+mod demo;
+mod packages;
+mod sh;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Sets up, tries out, tests and measures incus-rs.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Xtask {
+    /// Install what is missing, build, form a cluster of three members, and show what it can do.
+    Demo {
+        /// Take the cluster of an earlier demo down.
+        #[arg(long)]
+        down: bool,
+    },
+    /// Install what is missing, build, check and run all tests.
+    Test {
+        /// Only tests whose names contain this.
+        filter: Option<String>,
+    },
+    /// Format, lints, import direction, documents: changes nothing.
+    Check,
+    /// Mend what `check` can mend by itself.
+    Fix,
+    /// Measure ours beside Debian's Incus in one run.
+    Bench {
+        /// Write rows of name, unit, ours, peer, ratio here.
+        #[arg(long, value_name = "FILE")]
+        json: Option<std::path::PathBuf>,
+    },
+    /// Install the Debian packages that building and testing need.
+    Setup,
+}
+
+fn main() -> ExitCode {
+    let done = match Xtask::parse() {
+        Xtask::Demo { down: true } => demo::down(),
+        Xtask::Demo { down: false } => demo::up(),
+        Xtask::Test { filter } => test::all(filter.as_deref()),
+        Xtask::Check => check::check(),
+        Xtask::Fix => check::fix(),
+        Xtask::Bench { json } => bench::run(json.as_deref()),
+        Xtask::Setup => packages::install(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A cluster of real daemons on the machines of a lab.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::run::{Output, Result, until};
+use crate::{Lab, Machine};
+
+/// The programs under test.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The daemon.
+    pub incusd: PathBuf,
+    /// The client that drives it: ours, or Debian's.
+    pub incus: PathBuf,
+}
+
+impl Programs {
+    /// Those that cargo built beside the running test, bench or xtask program, or in `$INCUS_BIN`.
+    pub fn built() -> Result<Programs> {
+        let here = match std::env::var_os("INCUS_BIN") {
+            Some(dir) => PathBuf::from(dir),
+            None => {
+                let exe = std::env::current_exe()?;
+                let dir = exe.parent().ok_or("no parent directory")?;
+                if dir.ends_with("deps") { dir.parent().unwrap_or(dir).to_owned() } else { dir.to_owned() }
+            }
+        };
+        let programs = Programs { incusd: here.join("incusd"), incus: here.join("incus") };
+        for program in [&programs.incusd, &programs.incus] {
+            if !program.exists() {
+                return Err(format!("{} is missing: cargo build --workspace first", program.display()).into());
+            }
+        }
+        Ok(programs)
+    }
+
+    /// The same daemon, driven by the client of Debian's package `incus-client`; `None` if it isn't installed.
+    pub fn with_stock_client(self) -> Option<Programs> {
+        let incus = PathBuf::from("/usr/bin/incus");
+        incus.exists().then_some(Programs { incus, ..self })
+    }
+}
+
+/// How long a daemon may take to become ready, and anything else that should take a moment.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A lab with a cluster on it.
+pub struct Cluster {
+    /// The machines.
+    pub lab: Lab,
+    /// What runs on them.
+    pub programs: Programs,
+}
+
+impl Cluster {
+    /// A lab of `size` machines with a daemon on each, not yet initialised.
+    pub fn daemons(mut lab: Lab, programs: Programs) -> Result<Cluster> {
+        for machine in &mut lab.machines {
+            machine.start_daemon(&programs.incusd, &[])?;
+        }
+        for machine in &mut lab.machines {
+            machine.wait_ready(PATIENCE)?;
+        }
+        Ok(Cluster { lab, programs })
+    }
+
+    /// A formed cluster: a pool `local` (dir) and a profile with a root disk on it; with `bridge`, a managed
+    /// network `incusbr0` in the profile, too.
+    pub fn form(lab: Lab, programs: Programs, bridge: bool) -> Result<Cluster> {
+        let cluster = Cluster::daemons(lab, programs)?;
+        cluster.bootstrap(bridge)?;
+        for number in 2..=cluster.lab.machines.len() {
+            cluster.join(number)?;
+        }
+        Ok(cluster)
+    }
+
+    /// A cluster in a temporary lab, named for the test that wants it.
+    pub fn temporary(name: &str, size: usize) -> Result<Cluster> {
+        Cluster::form(Lab::temporary(name, size)?, Programs::built()?, false)
+    }
+
+    /// Makes machine 1 the first member.
+    pub fn bootstrap(&self, bridge: bool) -> Result<()> {
+        let first = &self.lab.machines[0];
+        let (network, nic) = if bridge {
+            (
+                "networks:\n- name: incusbr0\n  type: bridge\n  config:\n    ipv4.address: 10.88.0.1/24\n    ipv4.nat: \"true\"\n    ipv6.address: none\n",
+                "    eth0:\n      name: eth0\n      network: incusbr0\n      type: nic\n",
+            )
+        } else {
+            ("", "")
+        };
+        let preseed = format!(
+            "config:\n  core.https_address: {address}:8443\n\
+             cluster:\n  enabled: true\n  server_name: {name}\n\
+             storage_pools:\n- name: local\n  driver: dir\n\
+             {network}\
+             profiles:\n- name: default\n  devices:\n    root:\n      path: /\n      pool: local\n      type: disk\n{nic}",
+            address = first.address(),
+            name = first.name,
+        );
+        self.incus_in(1, &["admin", "init", "--preseed"], &preseed)?.ok().map(drop)
+    }
+
+    /// Joins machine `number` with a token from machine 1.
+    pub fn join(&self, number: usize) -> Result<()> {
+        let token = self.token(&self.lab.machines[number - 1].name)?;
+        self.join_with(number, &token)?.ok().map(drop)
+    }
+
+    /// A join token from machine 1.
+    pub fn token(&self, name: &str) -> Result<String> {
+        let out = self.incus(1, &["cluster", "add", name])?;
+        Ok(out.lines().last().unwrap_or_default().trim().to_owned())
+    }
+
+    /// Tries to join machine `number` with a token.
+    pub fn join_with(&self, number: usize, token: &str) -> Result<Output> {
+        let machine = &self.lab.machines[number - 1];
+        let preseed = format!(
+            "cluster:\n  enabled: true\n  server_address: {address}:8443\n  cluster_token: {token}\n  \
+             member_config:\n  - entity: storage-pool\n    name: local\n    key: source\n    value: \"\"\n",
+            address = machine.address(),
+        );
+        self.incus_in(number, &["admin", "init", "--preseed"], &preseed)
+    }
+
+    /// Runs the client on machine `number`; it has to succeed.
+    pub fn incus(&self, number: usize, args: &[&str]) -> Result<String> {
+        self.incus_in(number, args, "")?.ok().map_err(|e| format!("{number}: incus {}: {e}", args.join(" ")).into())
+    }
+
+    /// Runs the client on machine `number`; it has to be refused. What it said on standard error.
+    pub fn refused(&self, number: usize, args: &[&str]) -> Result<String> {
+        let said = self.incus_in(number, args, "")?.refused();
+        said.map_err(|e| format!("{number}: incus {}: {e}", args.join(" ")).into())
+    }
+
+    /// Runs the client on machine `number` with the given standard input.
+    pub fn incus_in(&self, number: usize, args: &[&str], stdin: &str) -> Result<Output> {
+        let program = self.programs.incus.to_string_lossy().into_owned();
+        self.lab.machines[number - 1].run(&program, args, stdin)
+    }
+
+    /// `GET` of an API path on machine `number`: the value in the envelope.
+    pub fn get(&self, number: usize, path: &str) -> Result<Value> {
+        let answer: Value = serde_json::from_str(&self.incus(number, &["query", path])?)?;
+        Ok(answer)
+    }
+
+    /// Waits until `ask` gives an answer.
+    pub fn until<T>(&self, what: &str, ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+        until(PATIENCE, ask).map_err(|e| format!("{what}: {e}\n{}", self.lab.logs()).into())
+    }
+
+    /// Column `column` (as `cluster list -c`) of the member on machine `number`, seen from machine `from`.
+    pub fn member(&self, from: usize, number: usize, column: char) -> Result<String> {
+        let columns = format!("n{column}");
+        let list = self.incus(from, &["cluster", "list", "-f", "csv", "-c", &columns])?;
+        let name = format!("{},", self.lab.machines[number - 1].name);
+        let row = list.lines().find_map(|l| l.strip_prefix(&name)).ok_or_else(|| format!("no {name} in {list}"))?;
+        Ok(row.trim_matches('"').to_owned())
+    }
+
+    /// The number of the machine that leads the database, as machine `from` sees it.
+    pub fn leader(&self, from: usize) -> Result<usize> {
+        (1..=self.lab.machines.len())
+            .find(|n| self.member(from, *n, 'r').is_ok_and(|roles| roles.contains("database-leader")))
+            .ok_or_else(|| "no leader".into())
+    }
+
+    /// Machine `number`.
+    pub fn machine(&mut self, number: usize) -> &mut Machine {
+        self.lab.machine(number)
+    }
+
+    /// Ends the daemon of machine `number` with SIGKILL.
+    pub fn kill(&mut self, number: usize) -> Result<()> {
+        self.lab.machine(number).end_daemon("KILL", Duration::from_secs(10))
+    }
+
+    /// Starts the daemon of machine `number` (again) and waits until it is ready.
+    pub fn start(&mut self, number: usize) -> Result<()> {
+        let incusd = self.programs.incusd.clone();
+        let machine = self.lab.machine(number);
+        machine.start_daemon(&incusd, &[])?;
+        machine.wait_ready(PATIENCE)
+    }
+}
+
+/// Where the contract with Incus lies (`../shared` beside the work tree), if it is there.
+pub fn contract(workspace: &Path) -> Option<PathBuf> {
+    let dir = workspace.join("../shared/contract");
+    dir.is_dir().then_some(dir)
+}

@@ -1,0 +1,116 @@
+//! The Debian packages that incus-rs needs, and how they get onto a machine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::sh::{Result, say, show};
+
+/// Packages of Debian 12 itself: what the daemon uses at run time, then what building and testing use.
+const PACKAGES: &[&str] = &[
+    "liblxc1",
+    "lxcfs",
+    "uidmap",
+    "dnsmasq-base",
+    "nftables",
+    "iproute2",
+    "squashfs-tools",
+    "busybox-static",
+    "debootstrap",
+    "iputils-ping",
+    "sqlite3",
+    "curl",
+    "gcc",
+    "libclang-dev",
+];
+
+/// Packages of backports.
+const BACKPORTS: &[&str] = &["incus-client"];
+
+const SOURCE: &str = "/etc/apt/sources.list.d/incus-rs-backports.sources";
+
+/// Installs what is missing.
+pub fn install() -> Result<()> {
+    let missing = missing(PACKAGES);
+    let missing_backports = self::missing(BACKPORTS);
+    if missing.is_empty() && missing_backports.is_empty() {
+        return Ok(());
+    }
+    say(&format!("installing {}", [missing.as_slice(), missing_backports.as_slice()].concat().join(" ")));
+    if !missing_backports.is_empty() {
+        add_backports()?;
+    }
+    show("apt-get", &["update", "-qq"])?;
+    let flags = ["install", "-y", "-qq", "--no-install-recommends", "-o=Dpkg::Use-Pty=0"];
+    if !missing.is_empty() {
+        show("apt-get", &[&flags[..], missing.as_slice()].concat())?;
+    }
+    if !missing_backports.is_empty() {
+        let release = format!("{}-backports", codename()?);
+        show("apt-get", &[&flags[..], &["-t", release.as_str()], missing_backports.as_slice()].concat())?;
+    }
+    Ok(())
+}
+
+fn missing<'a>(wanted: &[&'a str]) -> Vec<&'a str> {
+    let installed = |name: &&&str| {
+        let asked = Command::new("dpkg-query").args(["-W", "-f=${db:Status-Status}", name]).output();
+        asked.is_ok_and(|o| o.stdout.starts_with(b"installed"))
+    };
+    wanted.iter().filter(|name| !installed(name)).copied().collect()
+}
+
+/// Makes backports known to apt, from the same address as the machine's own packages.
+fn add_backports() -> Result<()> {
+    let release = format!("{}-backports", codename()?);
+    if known(&release)? {
+        return Ok(());
+    }
+    let (uri, key) = own_source()?;
+    let source = format!("Types: deb\nURIs: {uri}\nSuites: {release}\nComponents: main\n{key}");
+    fs::write(SOURCE, source).map_err(|e| format!("writing {SOURCE}: {e}").into())
+}
+
+fn codename() -> Result<String> {
+    let os = fs::read_to_string("/etc/os-release")?;
+    let name = os.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
+    name.map(|n| n.trim_matches('"').to_owned()).ok_or_else(|| "this is not Debian: no VERSION_CODENAME".into())
+}
+
+fn sources() -> Result<Vec<String>> {
+    let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
+    if Path::new("/etc/apt/sources.list.d").is_dir() {
+        for entry in fs::read_dir("/etc/apt/sources.list.d")?.flatten() {
+            texts.push(fs::read_to_string(entry.path()).unwrap_or_default());
+        }
+    }
+    Ok(texts)
+}
+
+fn known(release: &str) -> Result<bool> {
+    let mentions = |text: &String| text.lines().any(|l| !l.trim_start().starts_with('#') && l.contains(release));
+    Ok(sources()?.iter().any(mentions))
+}
+
+/// The address (and key line) that this machine's own Debian packages come from, in either format of apt.
+fn own_source() -> Result<(String, String)> {
+    let codename = codename()?;
+    for text in sources()? {
+        for stanza in text.split("\n\n") {
+            let field = |name: &str| stanza.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+            let ours = field("Suites:").is_some_and(|s| s.split_whitespace().any(|s| s == codename));
+            if let (true, Some(uri)) = (ours, field("URIs:")) {
+                let key = field("Signed-By:").map(|k| format!("Signed-By: {k}\n")).unwrap_or_default();
+                return Ok((uri.to_owned(), key));
+            }
+        }
+        let one_line = text.lines().find_map(|l| {
+            let words: Vec<&str> = l.split_whitespace().filter(|w| !w.starts_with('[') && !w.ends_with(']')).collect();
+            (words.first() == Some(&"deb") && words.get(2) == Some(&codename.as_str())).then(|| words[1].to_owned())
+        });
+        if let Some(uri) = one_line {
+            return Ok((uri, String::new()));
+        }
+    }
+    Err("no apt source of Debian's own packages found to copy the address of backports from".into())
+}

@@ -1,0 +1,29 @@
+//! Running programs so that the person sees what is run.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+pub use lab::Result;
+
+/// The root of the workspace.
+pub fn workspace() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).map_or(here.clone(), PathBuf::from)
+}
+
+/// Says what is being done.
+pub fn say(what: &str) {
+    println!("\x1b[1m==> {what}\x1b[0m");
+}
+
+/// Runs a program from the root of the workspace with its output shown; fails if it fails.
+pub fn show(program: &str, args: &[&str]) -> Result<()> {
+    println!("    $ {program} {}", args.join(" "));
+    let status = Command::new(program).args(args).current_dir(workspace()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("{program} {} failed: {status}", args.join(" ")).into()) }
+}
+
+/// Runs cargo.
+pub fn cargo(args: &[&str]) -> Result<()> {
+    show(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args)
+}
