@@ -1,1 +1,16 @@
-//! `db`.
+//! The databases: schema, migrations, and rows beside their SQL.
+//!
+//! Architecture invariant: no other crate knows SQL, and this one knows neither HTTP nor drivers.
+
+pub mod certificates;
+pub mod config;
+pub mod groups;
+pub mod keys;
+pub mod members;
+pub mod profiles;
+pub mod projects;
+pub mod schema;
+pub mod tx;
+pub mod value;
+
+pub use tx::Tx;

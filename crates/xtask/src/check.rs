@@ -11,7 +11,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("core", &["api"]),
     ("host", &[]),
-    ("db", &["api"]),
+    ("db", &["api", "core"]),
     ("client", &["api"]),
     ("drivers", &["api", "core", "host"]),
     ("cluster", &["api", "core", "db", "client"]),
