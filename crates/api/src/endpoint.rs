@@ -169,6 +169,11 @@ pub fn fill(template: &str, args: &[&str]) -> String {
     out
 }
 
+/// The URL of a thing in a project: the project `default` is not named.
+pub fn in_project(url: String, project: &str) -> String {
+    if project.is_empty() || project == "default" { url } else { format!("{url}?project={}", encode(project)) }
+}
+
 /// Percent-encodes a path segment or query value (RFC 3986: all but unreserved characters).
 pub fn encode(s: &str) -> String {
     use std::fmt::Write;

@@ -7,10 +7,35 @@
 //!
 //! Architecture invariant: this crate knows no async runtime, no files and no SQL.
 
+pub mod certificate;
+pub mod cluster;
 pub mod endpoint;
 pub mod envelope;
 pub mod error;
+pub mod event;
+pub mod internal;
 pub mod key;
+pub mod operation;
+pub mod profile;
+pub mod project;
+pub mod server;
+pub mod warning;
 
 pub use endpoint::{Endpoint, Info};
 pub use error::{Error, Kind, Result};
+
+/// Every endpoint of the API.
+pub fn endpoints() -> impl Iterator<Item = &'static Info> {
+    [
+        server::ENDPOINTS,
+        operation::ENDPOINTS,
+        certificate::ENDPOINTS,
+        cluster::ENDPOINTS,
+        internal::ENDPOINTS,
+        project::ENDPOINTS,
+        profile::ENDPOINTS,
+        warning::ENDPOINTS,
+    ]
+    .into_iter()
+    .flatten()
+}

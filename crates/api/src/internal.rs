@@ -1,0 +1,61 @@
+//! `/internal`: what the `admin` commands and other members ask of a daemon. Private but for the first three.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::endpoint::{Allow::*, At, Raw, Sync};
+
+/// Body of `POST /internal/sql`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SqlQuery {
+    /// `local` or `global`.
+    pub database: String,
+    /// Statements separated by semicolons; `.dump`, `.schema` or `.sync`.
+    pub query: String,
+}
+
+/// Answer to `GET /internal/sql`: the database as text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct SqlDump {
+    pub text: String,
+}
+
+/// Answer to `POST /internal/sql`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SqlBatch {
+    /// One per statement.
+    #[serde(rename = "Results")]
+    pub results: Vec<SqlResult>,
+}
+
+/// What one statement gave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SqlResult {
+    /// `select` or `exec`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<Value>>,
+    /// How many rows were changed.
+    pub rows_affected: u64,
+}
+
+crate::endpoints! {
+    /// Answers when the daemon serves.
+    READY = GET "/internal/ready" -> Sync<Value>, Member, At::Any, "";
+    /// Stops the instances, then the daemon (`?force=true`: while operations run).
+    SHUTDOWN = PUT "/internal/shutdown" (Value) -> Sync<()>, Member, At::Any, "";
+    /// The database `?database=` as SQL text; with `?schema=1` only its schema.
+    SQL_DUMP = GET "/internal/sql" -> Sync<SqlDump>, Member, At::Any, "";
+    /// Runs SQL.
+    SQL = POST "/internal/sql" (SqlQuery) -> Sync<SqlBatch>, Member, At::Any, "";
+    /// Upgrades to a link between members: frames of requests and answers.
+    LINK = GET "/internal/link" -> Raw, Member, At::Any, "";
+}
