@@ -5,11 +5,16 @@
 pub mod certificates;
 pub mod config;
 pub mod groups;
+pub mod instances;
 pub mod keys;
 pub mod members;
+pub mod networks;
+pub mod placed;
+pub mod pools;
 pub mod profiles;
 pub mod projects;
 pub mod schema;
+pub mod snapshots;
 pub mod tx;
 pub mod value;
 
