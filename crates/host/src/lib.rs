@@ -1,1 +1,8 @@
-//! `host`.
+//! The kernel and processes: what only works by system calls, netlink and programs of the system.
+//!
+//! Architecture invariant: knows no instances and no clusters. The only crate with `unsafe`; each block says why.
+#![allow(unsafe_code)]
+
+pub mod net;
+pub mod netns;
+pub mod nft;
