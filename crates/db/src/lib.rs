@@ -1,10 +1,12 @@
-//! The databases: schema, migrations, and rows beside their SQL.
+//! The database: its schema, its rows beside their SQL, and the engine that replicates it.
 //!
-//! Architecture invariant: no other crate knows SQL, and this one knows neither HTTP nor drivers.
+//! Architecture invariant: SQL is written here and nowhere else; other crates pass a [`Tx`] from a [`Db`] to the
+//! row functions.
 
 pub mod aliases;
 pub mod certificates;
 pub mod config;
+pub mod engine;
 pub mod groups;
 pub mod images;
 pub mod instances;
@@ -26,4 +28,5 @@ pub mod volume_snapshots;
 pub mod volumes;
 pub mod warnings;
 
+pub use engine::{Alone, Change, Db, Options, Schema, Status, Transport};
 pub use tx::Tx;
