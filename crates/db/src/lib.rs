@@ -28,5 +28,5 @@ pub mod volume_snapshots;
 pub mod volumes;
 pub mod warnings;
 
-pub use engine::{Alone, Change, Db, Options, Schema, Status, Transport};
+pub use engine::{Alone, Change, Db, Options, SCHEMA, Schema, Status, Transport};
 pub use tx::Tx;

@@ -87,3 +87,18 @@ pub(crate) fn found<T>(row: Option<T>, what: &str) -> Result<T> {
 pub(crate) fn touched(rows: usize, what: &str) -> Result<()> {
     found((rows > 0).then_some(()), what)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    //! A database for tests.
+    #![allow(clippy::unwrap_used)]
+    use rusqlite::Connection;
+
+    /// An empty database with the newest schema, in memory, with foreign keys enforced as in the writer.
+    pub(crate) fn database() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+        crate::schema::migrate(&connection, 0, crate::schema::LATEST, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        connection
+    }
+}

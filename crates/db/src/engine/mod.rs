@@ -60,6 +60,9 @@ pub struct Schema {
     pub migrate: fn(&Connection, from: i64, to: i64, now: jiff::Timestamp) -> Result<()>,
 }
 
+/// The schema of incus-rs.
+pub const SCHEMA: Schema = Schema { latest: crate::schema::LATEST, migrate: crate::schema::migrate };
+
 /// How a database is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
