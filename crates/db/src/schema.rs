@@ -52,12 +52,13 @@ pub fn migrate(connection: &Connection, from: i64, to: i64, now: Timestamp) -> R
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
 
     use super::*;
+    use crate::tx::Tx;
     use crate::tx::tests::database;
 
     /// Tables of ours that Incus does not have.
@@ -172,5 +173,102 @@ mod tests {
             assert_eq!(migrate(&c, from, to, Timestamp::UNIX_EPOCH).unwrap_err().message, want);
         }
         assert_eq!(version(&Connection::open_in_memory().unwrap()).unwrap(), 0);
+    }
+
+    /// The replicas see what the writer did as the changeset of a session, and nothing else.
+    #[test]
+    fn what_the_rows_write_arrives_whole_on_a_replica() {
+        use rusqlite::session::{ConflictAction, ConflictType, Session};
+
+        use crate::instances::{self, tests::new};
+        use crate::{
+            certificates, groups, keys::Devices, members, pools, profiles, projects, tokens, volumes, warnings,
+        };
+        type Step = fn(&Tx<'_>) -> Result<()>;
+
+        let (writer, replica) = (database(), database());
+        replica.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        let steps: [(&str, Step); 6] = [
+            ("a member joins", |tx| {
+                let new = members::NewMember {
+                    name: "node2".into(),
+                    address: "10.0.0.2:8443".into(),
+                    schema: 1,
+                    api_extensions: 1,
+                    architecture: value::Architecture::X86_64,
+                    state: members::State::Created,
+                };
+                let id = members::create(tx, &new)?;
+                members::allocate_raft_id(tx, id)?;
+                members::set_failure_domain(tx, id, "rack2")?;
+                members::set_roles(tx, id, &[members::Role::EventHub])?;
+                groups::create(tx, "g1", "", &[("user.a".into(), "1".into())].into())?;
+                members::set_groups(tx, id, &["g1".into()])
+            }),
+            ("things are made", |tx| {
+                projects::create(tx, "p1", "", &[("features.profiles".into(), "true".into())].into())?;
+                let pool = pools::announce(tx, "data", "dir", 2, &[("source".into(), "/srv".into())].into())?;
+                volumes::create(tx, &volumes::tests::new(pool, "c1", volumes::VolumeType::Container, Some(2)))?;
+                instances::create(tx, &new("default", "c1"))?;
+                instances::create(tx, &instances::NewInstance { member_id: 2, ..new("p1", "c1") })?;
+                warnings::raise(
+                    tx,
+                    warnings::Subject::member(warnings::Kind::OfflineMember, 2),
+                    "x",
+                    "u",
+                    Timestamp::UNIX_EPOCH,
+                )
+            }),
+            ("they change", |tx| {
+                instances::patch_config(tx, 1, [("volatile.uuid", None), ("volatile.x", Some("2"))])?;
+                instances::rename(tx, 1, "tmp")?;
+                instances::set_project(tx, 1, "p1", &["default".into()])?;
+                instances::rename(tx, 2, "c2")?;
+                instances::rename(tx, 1, "c1")?;
+                profiles::update(
+                    tx,
+                    1,
+                    "changed",
+                    &Default::default(),
+                    &[("root".into(), [("type".into(), "disk".into())].into())].into(),
+                )?;
+                profiles::update(tx, 1, "changed", &Default::default(), &Devices::new())
+            }),
+            ("trust changes", |tx| {
+                let new = certificates::NewCertificate {
+                    fingerprint: "ab".into(),
+                    kind: certificates::CertificateType::Client,
+                    name: "laptop".into(),
+                    certificate: "PEM".into(),
+                    restricted: true,
+                    description: String::new(),
+                    projects: vec!["p1".into()],
+                };
+                certificates::create(tx, &new)?;
+                tokens::list(tx, tokens::Kind::Join).map(drop)
+            }),
+            ("a member goes, with all that is on it", |tx| members::delete(tx, 2)),
+            ("a project goes", |tx| projects::delete(tx, 2)),
+        ];
+        for (what, step) in steps {
+            writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+            let mut session = Session::new(&writer).unwrap();
+            session.attach(None::<&str>).unwrap();
+            step(&Tx(&writer)).unwrap();
+            let mut changes = Vec::new();
+            session.changeset_strm(&mut changes).unwrap();
+            drop(session);
+            writer.execute_batch("COMMIT").unwrap();
+            replica
+                .apply_strm(&mut changes.as_slice(), None::<fn(&str) -> bool>, move |kind: ConflictType, _| {
+                    eprintln!("{what}: {kind:?}");
+                    ConflictAction::SQLITE_CHANGESET_ABORT
+                })
+                .unwrap();
+            let text = |c: &Connection| crate::sql::dump(&Tx(c), false).unwrap();
+            assert_eq!(text(&replica), text(&writer), "{what}");
+        }
+        let left: i64 = writer.query_row("SELECT COUNT(*) FROM instances", [], |r| r.get(0)).unwrap();
+        assert_eq!(left, 0);
     }
 }
