@@ -1,0 +1,15 @@
+//! Everything that turns API answers into text: tables, CSV, JSON, YAML, sizes and times.
+
+mod format;
+#[cfg(test)]
+mod golden;
+mod human;
+mod sort;
+mod table;
+mod yaml;
+
+pub use format::{Column, EACH, Format, Listing, columns, print_list};
+pub use human::{bytes_decimal, bytes_iec, date, is_set, level};
+pub use sort::{natural, sort_rows};
+pub use table::{Style, render};
+pub use yaml::{from_yaml, to_yaml};
