@@ -1,1 +1,6 @@
-//! `client`.
+//! Calling a server: over its unix socket or over TLS with a certificate on both sides.
+
+pub mod http;
+pub mod tls;
+
+pub use http::{Body, Remote};

@@ -1,0 +1,164 @@
+//! HTTP/1.1 to one server, with connections that are kept open and used again.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use api::endpoint::{Reply, fill};
+use api::envelope::Envelope;
+use api::{Endpoint, Error, Kind, Result};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+/// The body of a request.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A body with nothing in it.
+pub fn empty() -> Body {
+    full(Bytes::new())
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Idle connections that are kept.
+const KEPT: usize = 4;
+
+enum Way {
+    Unix(PathBuf),
+    Tls { address: String, config: Arc<ClientConfig> },
+}
+
+/// A server, and the open connections to it.
+pub struct Remote {
+    way: Way,
+    idle: Mutex<Vec<SendRequest<Body>>>,
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+impl Remote {
+    /// The server behind a unix socket.
+    pub fn unix(socket: impl Into<PathBuf>) -> Remote {
+        Remote { way: Way::Unix(socket.into()), idle: Mutex::default() }
+    }
+
+    /// The server at `host:port`, with a [configuration](crate::tls::client_config) that says who it must be.
+    pub fn tls(address: impl Into<String>, config: Arc<ClientConfig>) -> Remote {
+        Remote { way: Way::Tls { address: address.into(), config }, idle: Mutex::default() }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>> {
+        let name = match &self.way {
+            Way::Unix(path) => path.display().to_string(),
+            Way::Tls { address, .. } => address.clone(),
+        };
+        let opened = tokio::time::timeout(CONNECT, self.open()).await;
+        let stream = match opened {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(e)) => return Err(Error::unavailable(format!("Unable to connect to {name}: {e}"))),
+            Err(_) => return Err(Error::unavailable(format!("Unable to connect to {name}: no answer"))),
+        };
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| Error::unavailable(format!("Unable to talk to {name}: {e}")))?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender)
+    }
+
+    async fn open(&self) -> std::io::Result<Box<dyn Stream>> {
+        Ok(match &self.way {
+            Way::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Way::Tls { address, config } => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                // The certificate is pinned: the name serves no purpose but to be there.
+                let name = ServerName::try_from("incus").map_err(std::io::Error::other)?;
+                Box::new(tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?)
+            }
+        })
+    }
+
+    /// Sends a request and gives the answer with its body still to be read, whatever its status is.
+    ///
+    /// The request is sent once: an idle connection is only used if it is still open.
+    pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
+        if !request.headers().contains_key(HOST) {
+            request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("incus"));
+        }
+        let idle = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|sender| !sender.is_closed());
+            // One whose last answer is still being read is not ready, and stays for later.
+            idle.iter().position(SendRequest::is_ready).map(|i| idle.swap_remove(i))
+        };
+        let mut sender = match idle {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let answer =
+            sender.send_request(request).await.map_err(|e| Error::unavailable(format!("The connection broke: {e}")))?;
+        if answer.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < KEPT {
+                idle.push(sender);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Sends JSON and reads the envelope that comes back; an error envelope becomes the error.
+    pub async fn json(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<Envelope> {
+        let bad = |e: &dyn std::fmt::Display| Error::internal(format!("{method} {path}: {e}"));
+        let (kind, body) = match body {
+            Some(body) => ("application/json", full(serde_json::to_vec(body).map_err(|e| bad(&e))?)),
+            None => ("", empty()),
+        };
+        let mut request = Request::builder().method(method).uri(path);
+        if !kind.is_empty() {
+            request = request.header(CONTENT_TYPE, kind);
+        }
+        let answer = self.send(request.body(body).map_err(|e| bad(&e))?).await?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.map_err(|e| bad(&e))?.to_bytes();
+        let envelope: Envelope = serde_json::from_slice(&bytes)
+            .map_err(|_| Error::new(Kind::from_status(status.as_u16()), format!("{method} {path}: {status}")))?;
+        envelope.as_error().map_or(Ok(envelope), Err)
+    }
+
+    /// Calls an endpoint: `args` fill the `{…}` of its path, `query` is appended as it is (`project=a&target=b`).
+    pub async fn call<B: Serialize, R: Reply>(
+        &self,
+        endpoint: &Endpoint<B, R>,
+        args: &[&str],
+        query: &str,
+        body: &B,
+    ) -> Result<R::Value>
+    where
+        R::Value: DeserializeOwned,
+    {
+        let path = fill(endpoint.info.path, args);
+        let path = if query.is_empty() { path } else { format!("{path}?{query}") };
+        let body = serde_json::to_value(body).map_err(|e| Error::internal(e.to_string()))?;
+        let body = (!body.is_null()).then_some(body);
+        let envelope = self.json(endpoint.info.method.as_str(), &path, body.as_ref()).await?;
+        serde_json::from_value(envelope.metadata).map_err(|e| Error::internal(format!("{path}: {e}")))
+    }
+}
