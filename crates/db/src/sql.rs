@@ -153,7 +153,7 @@ fn written(connection: &Connection, statement: &str) -> Result<Option<String>> {
 }
 
 fn select(statement: &mut Statement<'_>) -> Result<SqlResult> {
-    let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
     let width = columns.len();
     let mut found = statement.query([]).map_err(refused)?;
     let mut rows = Vec::new();
