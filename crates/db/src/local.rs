@@ -274,7 +274,9 @@ mod tests {
 
     #[test]
     fn what_was_written_is_there_after_a_restart() {
-        let file = std::env::temp_dir().join(format!("incus-local-{}.db", uuid::Uuid::new_v4()));
+        let dir = std::env::temp_dir().join(format!("incus-local-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&dir).unwrap();
+        let file = dir.join("local.db");
         let open = || Local::open(&file, Timestamp::UNIX_EPOCH);
         let servers = [TrustedServer { fingerprint: "ab".into(), name: "node1".into(), certificate: "PEM".into() }];
         {
@@ -309,7 +311,7 @@ mod tests {
             .unwrap();
         let e = open().unwrap_err().message;
         assert!(e.contains("It has schema version 99"), "{e}");
-        std::fs::remove_file(&file).unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::tx::{Tx, failed};
 
 /// Tables whose names begin so are not for people to change.
-const INTERNAL: [&str; 4] = ["sqlite_", "raft_ids", "schema", "engine_"];
+const INTERNAL: [&str; 4] = ["sqlite_", "_raft", "raft_ids", "schema"];
 
 /// Pragmas that only tell something.
 const TELLING: [&str; 9] = [
@@ -45,6 +45,7 @@ pub fn only_reads(tx: &Tx<'_>, text: &str) -> Result<bool> {
 }
 
 /// The whole database as SQL text from which it can be made again; with `only_schema`, without its rows.
+/// What the engine keeps for itself is left out: in another place it would be wrong.
 pub fn dump(tx: &Tx<'_>, only_schema: bool) -> Result<String> {
     text_of(tx.0, only_schema)
 }
@@ -186,7 +187,8 @@ pub(crate) fn text_of(connection: &Connection, only_schema: bool) -> Result<Stri
     if !only_schema {
         text.push_str("PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\n");
     }
-    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite!_%' ESCAPE '!'
+    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL
+               AND tbl_name NOT LIKE 'sqlite!_%' ESCAPE '!' AND tbl_name NOT LIKE '!_raft%' ESCAPE '!'
                ORDER BY type <> 'table', rowid";
     let mut things = connection.prepare(sql).map_err(failed)?;
     let mut things = things.query([]).map_err(failed)?;
@@ -268,7 +270,10 @@ mod tests {
     #[test]
     fn what_replication_does_not_carry_is_refused() {
         let c = database();
+        c.execute_batch("CREATE TABLE _raft (k TEXT PRIMARY KEY NOT NULL, v BLOB NOT NULL) WITHOUT ROWID").unwrap();
         for (query, want) in [
+            ("DELETE FROM _raft", "The table \"_raft\" is internal"),
+            ("REPLACE INTO _raft VALUES ('applied', 0)", "The table \"_raft\" is internal"),
             ("DROP TABLE nodes", "\"DROP\" is not allowed here"),
             ("/* x */ CREATE TABLE t (a)", "\"CREATE\" is not allowed here"),
             ("ALTER TABLE nodes ADD COLUMN x", "\"ALTER\" is not allowed here"),
@@ -307,6 +312,8 @@ mod tests {
         let copy = Connection::open_in_memory().unwrap();
         copy.execute_batch(&text).unwrap();
         assert_eq!(dump(&Tx(&copy), false).unwrap(), text);
+        c.execute_batch("CREATE TABLE _raft_x (a INTEGER PRIMARY KEY NOT NULL)").unwrap();
+        assert_eq!(dump(&Tx(&c), false).unwrap(), text, "what belongs to the engine is left out");
         let schema = dump(&Tx(&c), true).unwrap();
         assert!(schema.contains("CREATE TABLE nodes") && !schema.contains("INSERT"));
     }
