@@ -5,6 +5,7 @@
 
 pub mod evacuate;
 pub mod member;
+pub mod net;
 pub mod placement;
 pub mod plan;
 pub mod roles;
