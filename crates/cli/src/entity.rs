@@ -39,6 +39,8 @@ pub struct Entity<'a> {
     pub name: String,
     /// The fields that can be changed.
     pub fields: &'static [&'static str],
+    /// Whether only those are shown.
+    pub brief: bool,
     /// What `get` does about a key that is not set.
     pub missing: Missing,
     /// What `unset` does.
@@ -48,7 +50,8 @@ pub struct Entity<'a> {
 impl Entity<'_> {
     /// Prints it as YAML.
     pub async fn show(&self) -> Result<()> {
-        println!("{}", to_yaml(&self.server.get(&self.path).await?.value));
+        let value = self.server.get(&self.path).await?.value;
+        println!("{}", to_yaml(&if self.brief { self.writable(value) } else { value }));
         Ok(())
     }
 
@@ -134,7 +137,8 @@ impl Entity<'_> {
         }
         let reply = self.server.get(&self.path).await?;
         let comment: String = help.lines().map(|l| format!("### {l}\n").replace(" \n", "\n")).collect();
-        let content = format!("{comment}\n{}\n", to_yaml(&reply.value));
+        let shown = if self.brief { self.writable(reply.value) } else { reply.value };
+        let content = format!("{comment}\n{}\n", to_yaml(&shown));
         let etag = reply.etag.as_deref();
         edit::yaml(&content, |value| self.put(value, etag)).await
     }

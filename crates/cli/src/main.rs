@@ -15,6 +15,7 @@ mod output;
 mod prompt;
 mod server;
 mod tls;
+mod transfer;
 mod transport;
 mod tty;
 mod usage;

@@ -68,6 +68,17 @@ pub async fn wait(server: &Server, reply: Reply, progress: &Progress) -> Result<
     result
 }
 
+/// Waits like [`wait`], but Ctrl-C is none of its business: it belongs to what runs in the instance.
+pub async fn wait_uninterrupted(server: &Server, reply: &Reply, progress: &Progress) -> Result<Value> {
+    let Some(path) = &reply.operation else {
+        return Ok(reply.value.clone());
+    };
+    tokio::select! {
+        result = finished(server, path) => result,
+        never = show(server, path, progress) => match never {},
+    }
+}
+
 async fn finished(server: &Server, path: &str) -> Result<Value> {
     let (base, query) = path.split_once('?').unwrap_or((path, ""));
     let state = server.get(&format!("{base}/wait{}{query}", if query.is_empty() { "" } else { "?" })).await?.value;

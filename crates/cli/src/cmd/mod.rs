@@ -5,6 +5,8 @@ mod macros;
 
 pub mod admin;
 pub mod cluster;
+pub mod config;
+pub mod instance;
 
 use api::Result;
 use serde_json::Value;
@@ -35,17 +37,62 @@ pub enum Command {
     Admin(admin::Admin),
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    #[command(subcommand)]
+    Config(config::Config),
+    Console(instance::console::Console),
+    #[command(visible_alias = "cp")]
+    Copy(instance::copy::Copy),
+    #[command(visible_alias = "init")]
+    Create(instance::create::Create),
+    #[command(visible_alias = "rm")]
+    Delete(instance::delete::Delete),
+    Exec(instance::exec::Exec),
+    #[command(subcommand)]
+    File(instance::file::File),
+    Info(instance::info::Info),
+    Launch(instance::create::Launch),
+    #[command(visible_alias = "ls")]
+    List(instance::list::List),
+    #[command(visible_alias = "mv")]
+    Move(instance::copy::Move),
+    #[command(visible_alias = "freeze")]
+    Pause(instance::state::Pause),
+    Publish(instance::publish::Publish),
+    Rename(instance::delete::Rename),
+    Restart(instance::state::Restart),
+    #[command(visible_alias = "unfreeze")]
+    Resume(instance::state::Resume),
+    #[command(subcommand)]
+    Snapshot(instance::snapshot::Snapshot),
+    Start(instance::state::Start),
+    Stop(instance::state::Stop),
 }
 
 impl Command {
     /// Runs the command; returns the exit code.
     pub async fn run(self, ctx: &Ctx) -> Result<u8> {
-        match self {
-            Self::Admin(c) => c.run(ctx).await?,
-            Self::Cluster(c) => c.run(ctx).await?,
+        macro_rules! all {
+            ($($variant:ident)*) => {
+                match self {
+                    Self::Exec(c) => return Box::pin(c.run(ctx)).await,
+                    $(Self::$variant(c) => Box::pin(c.run(ctx)).await?,)*
+                }
+            };
+        }
+        all! {
+            Admin Cluster Config Console Copy Create Delete File Info Launch List Move Pause Publish Rename Restart
+            Resume Snapshot Start Stop
         }
         Ok(0)
     }
+}
+
+/// `--format` of lists.
+#[derive(clap::Args)]
+pub struct FormatFlag {
+    /// Format (csv|json|table|yaml|compact|markdown), with ",header" or ",noheader" if wanted
+    #[arg(short, long, default_value = "table")]
+    pub format: crate::output::Format,
 }
 
 /// The text of a field.

@@ -45,6 +45,7 @@ async fn entity<'a>(ctx: &'a Ctx, name: &str, _target: Option<&str>) -> Result<E
         noun: "cluster group",
         name,
         fields: &["description", "members", "config"],
+        brief: false,
         missing: Missing::EmptyLine,
         unset: UnsetBy::Empty,
     })

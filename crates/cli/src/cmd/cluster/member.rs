@@ -21,6 +21,7 @@ async fn entity<'a>(ctx: &'a Ctx, name: &str, _target: Option<&str>) -> Result<E
         noun: "cluster member",
         name,
         fields: &["roles", "failure_domain", "description", "config", "groups"],
+        brief: false,
         missing: Missing::Error,
         unset: UnsetBy::Empty,
     })

@@ -14,6 +14,7 @@ pub use add::member_config;
 pub use group::COLUMNS as GROUP_COLUMNS;
 #[cfg(test)]
 pub use list::COLUMNS as MEMBER_COLUMNS;
+pub use tokens::flatten;
 
 family! {
     /// Manage cluster members
