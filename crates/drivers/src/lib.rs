@@ -1,1 +1,6 @@
-//! `drivers`.
+//! What differs by backend: networks, devices. Blocking code; the daemon calls it on threads that may block.
+//!
+//! Architecture invariant: knows no HTTP and no Raft.
+
+pub mod device;
+pub mod network;

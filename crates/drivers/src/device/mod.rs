@@ -1,0 +1,3 @@
+//! Devices of instances.
+
+pub mod nic;
