@@ -10,6 +10,7 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
+use futures::{Stream, TryStreamExt as _, future, stream};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
@@ -21,8 +22,10 @@ use tokio::sync::oneshot;
 
 use super::types::Types;
 
-/// Entries kept in memory.
-const CACHED: usize = 512;
+/// Bytes of recent entries that are kept in memory.
+const CACHED: usize = 1 << 20;
+/// Bytes of entries that are read at a time, unless one entry alone is larger.
+const READ: usize = 1 << 20;
 /// Requests that share one transaction.
 const GROUPED: usize = 128;
 
@@ -38,7 +41,33 @@ enum Op {
 pub struct Log {
     writer: mpsc::Sender<Op>,
     reader: Arc<Mutex<Connection>>,
-    cache: Arc<Mutex<BTreeMap<u64, EntryOf<Types>>>>,
+    cache: Arc<Mutex<Cache>>,
+}
+
+/// The newest entries without a gap, each with its size on disk.
+#[derive(Default)]
+struct Cache {
+    entries: BTreeMap<u64, (usize, EntryOf<Types>)>,
+    bytes: usize,
+}
+
+impl Cache {
+    fn insert(&mut self, entry: EntryOf<Types>, size: usize) {
+        self.bytes += size;
+        if let Some((old, _)) = self.entries.insert(entry.index(), (size, entry)) {
+            self.bytes -= old;
+        }
+        while self.bytes > CACHED
+            && let Some((_, (size, _))) = self.entries.pop_first()
+        {
+            self.bytes -= size;
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.entries.retain(|index, _| keep(*index));
+        self.bytes = self.entries.values().map(|(size, _)| size).sum();
+    }
 }
 
 pub(super) fn other<E: std::fmt::Display>(e: E) -> io::Error {
@@ -90,11 +119,93 @@ impl Log {
         value.map(|v| postcard::from_bytes(&v).map_err(other)).transpose()
     }
 
-    /// The entries from `first` to `last` if all that exist of them are in memory.
-    fn cached(&self, first: u64, last: u64) -> Option<Vec<EntryOf<Types>>> {
-        let cache = lock(&self.cache);
-        let oldest = *cache.first_key_value()?.0;
-        (oldest <= first).then(|| cache.range(first..=last).map(|(_, e)| e.clone()).collect())
+    /// Entries from `first` on, up to `last`: all that exist of them if `limit` bytes suffice, else only the first
+    /// ones, but at least one.
+    fn read(&self, first: u64, last: u64, limit: usize) -> io::Result<Vec<EntryOf<Types>>> {
+        if first > last {
+            return Ok(Vec::new());
+        }
+        let mut bytes = 0;
+        let mut within = |size: usize| {
+            let room = bytes == 0 || bytes + size <= limit;
+            bytes += size;
+            room
+        };
+        {
+            let cache = lock(&self.cache);
+            if cache.entries.first_key_value().is_some_and(|(oldest, _)| *oldest <= first) {
+                let found = cache.entries.range(first..=last).take_while(|(_, (size, _))| within(*size));
+                return Ok(found.map(|(_, (_, entry))| entry.clone()).collect());
+            }
+        }
+        let reader = lock(&self.reader);
+        let sql = "SELECT entry FROM log WHERE i BETWEEN ? AND ? ORDER BY i";
+        let mut select = reader.prepare_cached(sql).map_err(other)?;
+        let mut rows = select.query([first.cast_signed(), last.cast_signed()]).map_err(other)?;
+        let mut entries = Vec::new();
+        while let Some(row) = rows.next().map_err(other)? {
+            let entry: Vec<u8> = row.get(0).map_err(other)?;
+            if !within(entry.len()) {
+                break;
+            }
+            entries.push(decode(&entry)?);
+        }
+        Ok(entries)
+    }
+
+    /// The last vote, if there was one.
+    pub fn vote(&self) -> io::Result<Option<VoteOf<Types>>> {
+        self.get("vote")
+    }
+
+    /// The last entry, or the last that was purged.
+    pub fn state(&self) -> io::Result<LogState<Types>> {
+        let purged: Option<LogIdOf<Types>> = self.get("purged")?;
+        let last: Option<Vec<u8>> = lock(&self.reader)
+            .query_row("SELECT entry FROM log ORDER BY i DESC LIMIT 1", [], |r| r.get(0))
+            .optional()
+            .map_err(other)?;
+        let last = last.map(|e| decode(&e)).transpose()?.map(|e| e.log_id());
+        Ok(LogState { last_purged_log_id: purged, last_log_id: last.max(purged) })
+    }
+
+    /// All entries after the index `after`, a few at a time.
+    pub fn entries(&self, after: u64) -> impl Iterator<Item = io::Result<Vec<EntryOf<Types>>>> {
+        let mut next = Some(after + 1);
+        std::iter::from_fn(move || {
+            let found = self.read(next?, i64::MAX.cast_unsigned(), READ);
+            next = found.as_ref().ok().and_then(|entries| entries.last()).map(|entry| entry.index() + 1);
+            found.map(|entries| (!entries.is_empty()).then_some(entries)).transpose()
+        })
+    }
+
+    /// Forgets all entries, as if a snapshot that ends with `last` had been installed.
+    pub async fn restart_at(&self, last: LogIdOf<Types>) -> io::Result<()> {
+        self.cut("DELETE FROM log WHERE i <= ?1 OR i > ?1", last).await
+    }
+
+    async fn cut(&self, sql: &'static str, purged: LogIdOf<Types>) -> io::Result<()> {
+        let value = postcard::to_stdvec(&purged).map_err(other)?;
+        self.run(move |c| {
+            c.execute(sql, [purged.index().cast_signed()])?;
+            c.execute("INSERT OR REPLACE INTO state VALUES ('purged', ?)", [value]).map(drop)
+        })
+        .await
+    }
+}
+
+/// First and last index of a range; the last is before the first if it is empty.
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let first = match range.start_bound() {
+        Bound::Included(i) => *i,
+        Bound::Excluded(i) => i + 1,
+        Bound::Unbounded => 0,
+    };
+    match range.end_bound() {
+        Bound::Included(i) => (first, *i),
+        Bound::Excluded(0) => (1, 0),
+        Bound::Excluded(i) => (first, i - 1),
+        Bound::Unbounded => (first, i64::MAX.cast_unsigned()),
     }
 }
 
@@ -144,33 +255,33 @@ impl RaftLogReader<Types> for Log {
         &mut self,
         range: R,
     ) -> Result<Vec<EntryOf<Types>>, io::Error> {
-        let first = match range.start_bound() {
-            Bound::Included(i) => *i,
-            Bound::Excluded(i) => i + 1,
-            Bound::Unbounded => 0,
-        };
-        let last = match range.end_bound() {
-            Bound::Included(i) => *i,
-            Bound::Excluded(0) => return Ok(Vec::new()),
-            Bound::Excluded(i) => i - 1,
-            Bound::Unbounded => i64::MAX.cast_unsigned(),
-        };
-        if first > last {
-            return Ok(Vec::new());
-        }
-        if let Some(entries) = self.cached(first, last) {
-            return Ok(entries);
-        }
-        let reader = lock(&self.reader);
-        let mut select =
-            reader.prepare_cached("SELECT entry FROM log WHERE i BETWEEN ? AND ? ORDER BY i").map_err(other)?;
-        let rows =
-            select.query_map([first.cast_signed(), last.cast_signed()], |r| r.get::<_, Vec<u8>>(0)).map_err(other)?;
-        rows.map(|row| decode(&row.map_err(other)?)).collect()
+        let (first, last) = bounds(&range);
+        self.read(first, last, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types>>, io::Error> {
+        let (first, last) = bounds(&(start..end));
+        self.read(first, last, READ)
+    }
+
+    async fn entries_stream<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> impl Stream<Item = Result<EntryOf<Types>, io::Error>> + OptionalSend {
+        let (log, (first, last)) = (self.clone(), bounds(&range));
+        let parts = stream::try_unfold(first, move |next| {
+            let found = log.read(next, last, READ);
+            let after = |entries: &Vec<EntryOf<Types>>| entries.last().map(|entry| entry.index() + 1);
+            future::ready(found.map(|entries| {
+                let next = after(&entries)?;
+                Some((stream::iter(entries.into_iter().map(Ok)), next))
+            }))
+        });
+        parts.try_flatten()
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<Types>>, io::Error> {
-        self.get("vote")
+        self.vote()
     }
 }
 
@@ -178,13 +289,7 @@ impl RaftLogStorage<Types> for Log {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let purged: Option<LogIdOf<Types>> = self.get("purged")?;
-        let last: Option<Vec<u8>> = lock(&self.reader)
-            .query_row("SELECT entry FROM log ORDER BY i DESC LIMIT 1", [], |r| r.get(0))
-            .optional()
-            .map_err(other)?;
-        let last = last.map(|e| decode(&e)).transpose()?.map(|e| e.log_id());
-        Ok(LogState { last_purged_log_id: purged, last_log_id: last.or(purged) })
+        self.state()
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -204,11 +309,10 @@ impl RaftLogStorage<Types> for Log {
         {
             let mut cache = lock(&self.cache);
             for entry in entries {
-                encoded.push((entry.index(), postcard::to_stdvec(&entry).map_err(other)?));
-                cache.insert(entry.index(), entry);
-            }
-            while cache.len() > CACHED {
-                cache.pop_first();
+                let bytes = postcard::to_stdvec(&entry).map_err(other)?;
+                let (index, size) = (entry.index(), bytes.len());
+                encoded.push((index, bytes));
+                cache.insert(entry, size);
             }
         }
         self.writer.send(Op::Append(encoded, done)).map_err(other)
@@ -216,18 +320,12 @@ impl RaftLogStorage<Types> for Log {
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<Types>>) -> Result<(), io::Error> {
         let from = last.map_or(0, |id| id.index() + 1);
-        lock(&self.cache).split_off(&from);
+        lock(&self.cache).retain(|index| index < from);
         self.run(move |c| c.execute("DELETE FROM log WHERE i >= ?", [from.cast_signed()]).map(drop)).await
     }
 
     async fn purge(&mut self, upto: LogIdOf<Types>) -> Result<(), io::Error> {
-        let index = upto.index();
-        {
-            let mut cache = lock(&self.cache);
-            let kept = cache.split_off(&(index + 1));
-            *cache = kept;
-        }
-        self.put("purged", &upto).await?;
-        self.run(move |c| c.execute("DELETE FROM log WHERE i <= ?", [index.cast_signed()]).map(drop)).await
+        lock(&self.cache).retain(|index| index > upto.index());
+        self.cut("DELETE FROM log WHERE i <= ?1", upto).await
     }
 }

@@ -1,8 +1,14 @@
 //! The state machine: the replica of the global database, in SQLite.
 //!
-//! Entries are applied in order and run no business code. What has been applied is stored in the same
+//! Entries are applied in order and run no business code. Where the replica stands is stored in the same
 //! transaction (table `_raft`), so the file need not be synced at each commit: after a crash the log is replayed
 //! from where the file stands.
+//!
+//! A write counts only if its base is the last entry with data. That one check decides, the same on every replica,
+//! which of two writes that were made on the same state comes true, however often and late they arrive.
+//!
+//! Nothing of this program may open the replica's file but SQLite: closing another descriptor of it would drop the
+//! locks by which other processes (`sqlite3` in the hands of a person) know that it is in use.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,16 +24,20 @@ use openraft::{EntryPayload, OptionalSend};
 use rusqlite::config::DbConfig;
 use rusqlite::session::{ChangesetItem, ConflictAction, ConflictType};
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
 
 use super::Schema;
+use super::copy::{self, Copy};
 use super::log::other;
 use super::types::{Applied, Command, Types};
 
-/// How many transaction ids are remembered, so that a writer can look up the fate of its own.
-const TXIDS: u64 = 4096;
+/// For how many entries it is remembered which transaction was written on top of which entry.
+const FATES: u64 = 16_384;
+/// Bytes of changes that share one transaction of the replica.
+const BATCH: usize = 4 << 20;
+/// Pause between attempts of a replica that can't go on.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The replica; clones share it.
 #[derive(Clone)]
@@ -39,65 +49,137 @@ struct Shared {
     path: PathBuf,
     schema: Schema,
     state: Mutex<State>,
-    /// Held by whoever has a write transaction open on the file, so that nobody waits by polling.
+    /// Held by whoever has a write transaction open on the file, so that nobody waits by polling. Taken before
+    /// `state` by who needs both.
     gate: Mutex<()>,
     data_index: AtomicU64,
     version: AtomicI64,
     incarnation: AtomicU64,
-    diverged: AtomicBool,
     applied: watch::Sender<u64>,
+    halted: watch::Sender<Option<Halt>>,
+    /// A halted replica may try again now.
+    go_on: Notify,
+    stopping: watch::Sender<bool>,
+    started: AtomicBool,
 }
 
 struct State {
     db: Connection,
-    last: Option<LogIdOf<Types>>,
-    membership: StoredMembershipOf<Types>,
+    standing: Standing,
 }
 
-/// Settings of every connection to the replica's file.
+/// Where a replica stands; stored with it.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub(super) struct Standing {
+    /// The last entry applied.
+    pub last: Option<LogIdOf<Types>>,
+    pub membership: StoredMembershipOf<Types>,
+    /// The last entry that changed data.
+    pub data_index: u64,
+    /// The schema version; 0 before the first migration.
+    pub version: i64,
+    /// Names the database among all others; 0 before the first migration.
+    pub incarnation: u64,
+}
+
+/// Why a replica can't go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Halt {
+    /// It is not what the others have: it needs a fresh copy of theirs.
+    pub differs: bool,
+    pub why: String,
+}
+
+impl From<io::Error> for Halt {
+    fn from(e: io::Error) -> Self {
+        Halt { differs: false, why: format!("The database of this member can't be written: {e}") }
+    }
+}
+
+/// What an attempt to write would come to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Trial {
+    Fits,
+    /// It would change nothing, for this reason.
+    Nothing(Applied),
+    /// It was made on the same state, but that was not the same.
+    Differs,
+    /// No replica could apply it.
+    Impossible(String),
+}
+
+/// What became of a write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was applied.
+    Applied,
+    /// Nothing was written on its base yet; it may still come.
+    Open,
+    /// Another write took its place: it will never be applied.
+    Lost,
+    /// It is too long ago.
+    Forgotten,
+}
+
+/// Settings of every connection that writes to the replica's file.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(Duration::from_secs(10))?;
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -1024;")?;
+    db.set_prepared_statement_cache_capacity(64);
     Ok(db)
 }
 
-fn load<T: DeserializeOwned>(db: &Connection, key: &str) -> io::Result<Option<T>> {
+pub(super) fn load(db: &Connection) -> io::Result<Standing> {
     let value: Option<Vec<u8>> =
-        db.query_row("SELECT v FROM _raft WHERE k = ?", [key], |r| r.get(0)).optional().map_err(other)?;
-    value.map(|v| postcard::from_bytes(&v).map_err(other)).transpose()
+        db.query_row("SELECT v FROM _raft WHERE k = 'standing'", [], |r| r.get(0)).optional().map_err(other)?;
+    value.map_or_else(|| Ok(Standing::default()), |v| postcard::from_bytes(&v).map_err(other))
 }
 
-fn store<T: Serialize>(db: &Connection, key: &str, value: &T) -> io::Result<()> {
-    let value = postcard::to_stdvec(value).map_err(other)?;
-    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft VALUES (?, ?)").map_err(other)?;
-    insert.execute(params![key, value]).map(drop).map_err(other)
+pub(super) fn store(db: &Connection, standing: &Standing) -> io::Result<()> {
+    let value = postcard::to_stdvec(standing).map_err(other)?;
+    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft VALUES ('standing', ?)").map_err(other)?;
+    insert.execute([value]).map(drop).map_err(other)
+}
+
+/// Makes sure that the file survives a power cut as it is now.
+pub(super) fn make_durable(db: &Connection) -> io::Result<()> {
+    let commit = "PRAGMA synchronous = FULL; BEGIN IMMEDIATE;
+                  INSERT OR REPLACE INTO _raft VALUES ('synced', randomblob(8)); COMMIT;";
+    let done = db.execute_batch(commit);
+    if !db.is_autocommit() {
+        let _ = db.execute_batch("ROLLBACK");
+    }
+    db.execute_batch("PRAGMA synchronous = NORMAL").and(done).map_err(other)
 }
 
 impl Machine {
     /// Opens or creates the replica in the file `path`.
     pub fn open(path: &Path, schema: Schema) -> io::Result<Machine> {
+        copy::sweep(path.parent().unwrap_or(Path::new(".")))?;
         let db = connect(path).map_err(other)?;
         db.execute_batch(
             "CREATE TABLE IF NOT EXISTS _raft (k TEXT PRIMARY KEY NOT NULL, v BLOB NOT NULL) WITHOUT ROWID;
-             CREATE TABLE IF NOT EXISTS _raft_txids (i INTEGER PRIMARY KEY NOT NULL, txid BLOB NOT NULL UNIQUE);
+             CREATE TABLE IF NOT EXISTS _raft_fates (base INTEGER PRIMARY KEY NOT NULL, txid BLOB NOT NULL);
              PRAGMA foreign_keys = OFF;",
         )
         .map_err(other)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(other)?;
-        let last = load(&db, "last")?;
-        let membership = load(&db, "membership")?.unwrap_or_default();
-        let applied = last.map_or(0, |id: LogIdOf<Types>| id.index());
+        let standing = load(&db)?;
+        too_new(standing.version, schema)?;
         let shared = Shared {
             path: path.to_owned(),
             schema,
             gate: Mutex::default(),
-            data_index: AtomicU64::new(load(&db, "data_index")?.unwrap_or(0)),
-            version: AtomicI64::new(load(&db, "version")?.unwrap_or(0)),
-            incarnation: AtomicU64::new(load(&db, "incarnation")?.unwrap_or(0)),
-            diverged: AtomicBool::new(false),
-            applied: watch::Sender::new(applied),
-            state: Mutex::new(State { db, last, membership }),
+            data_index: AtomicU64::new(standing.data_index),
+            version: AtomicI64::new(standing.version),
+            incarnation: AtomicU64::new(standing.incarnation),
+            applied: watch::Sender::new(standing.last.map_or(0, |id| id.index())),
+            halted: watch::Sender::new(None),
+            go_on: Notify::new(),
+            stopping: watch::Sender::new(false),
+            started: AtomicBool::new(false),
+            state: Mutex::new(State { db, standing }),
         };
         Ok(Machine { shared: Arc::new(shared) })
     }
@@ -105,6 +187,11 @@ impl Machine {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.shared.path
+    }
+
+    /// The folder of the file.
+    pub fn dir(&self) -> &Path {
+        self.shared.path.parent().unwrap_or(Path::new("."))
     }
 
     /// Keeps the replica as it is while the caller has a write transaction on the file open.
@@ -127,137 +214,310 @@ impl Machine {
         self.shared.incarnation.load(Ordering::SeqCst)
     }
 
-    /// True if this replica turned out to differ from the others and stopped.
-    pub fn diverged(&self) -> bool {
-        self.shared.diverged.load(Ordering::SeqCst)
-    }
-
     /// The index of the last entry applied, as it grows.
     pub fn watch_applied(&self) -> watch::Receiver<u64> {
         self.shared.applied.subscribe()
+    }
+
+    /// Why the replica can't go on, while it can't.
+    pub fn watch_halted(&self) -> watch::Receiver<Option<Halt>> {
+        self.shared.halted.subscribe()
+    }
+
+    /// Where the replica stands.
+    pub fn standing(&self) -> Standing {
+        self.state().standing.clone()
+    }
+
+    /// Ends all waiting: the database is being closed.
+    pub fn stop(&self) {
+        self.shared.stopping.send_replace(true);
+    }
+
+    /// True once it is being closed.
+    pub fn is_stopping(&self) -> bool {
+        *self.shared.stopping.borrow()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply_all(&self, entries: Vec<EntryOf<Types>>) -> io::Result<Vec<Applied>> {
-        if self.diverged() {
-            return Err(other("this replica differs from the others and needs a fresh copy"));
+    /// Notes that the replica can't go on.
+    pub fn halt(&self, halt: Halt) {
+        let news = self.shared.halted.send_if_modified(|now| {
+            let news = now.as_ref() != Some(&halt);
+            *now = Some(halt.clone());
+            news
+        });
+        if news {
+            tracing::error!("{}", halt.why);
         }
+    }
+
+    fn publish(&self, standing: &Standing) {
+        self.shared.data_index.store(standing.data_index, Ordering::SeqCst);
+        self.shared.version.store(standing.version, Ordering::SeqCst);
+        self.shared.incarnation.store(standing.incarnation, Ordering::SeqCst);
+        self.shared.applied.send_replace(standing.last.map_or(0, |id| id.index()));
+    }
+
+    /// Applies entries in one transaction. If one of them can't be applied, none is.
+    pub fn apply_all(&self, entries: &[EntryOf<Types>]) -> Result<Vec<Applied>, Halt> {
         let _gate = self.gate();
         let mut state = self.state();
         state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
-        let done = entries.into_iter().map(|entry| self.apply_one(&mut state, entry)).collect::<io::Result<Vec<_>>>();
-        let stored = done.and_then(|answers| {
-            store(&state.db, "last", &state.last)?;
-            store(&state.db, "membership", &state.membership)?;
-            store(&state.db, "data_index", &self.data_index())?;
-            store(&state.db, "version", &self.version())?;
-            store(&state.db, "incarnation", &self.incarnation())?;
-            state.db.execute_batch("COMMIT").map_err(other)?;
-            Ok(answers)
-        });
-        if let Err(e) = &stored {
+        let mut standing = state.standing.clone();
+        let applied = entries
+            .iter()
+            .map(|entry| self.apply_one(&state.db, &mut standing, entry))
+            .collect::<Result<Vec<_>, Halt>>()
+            .and_then(|answers| {
+                store(&state.db, &standing)?;
+                state.db.execute_batch("COMMIT").map_err(other)?;
+                Ok(answers)
+            });
+        if !state.db.is_autocommit() {
             let _ = state.db.execute_batch("ROLLBACK");
-            self.shared.diverged.store(true, Ordering::SeqCst);
-            tracing::error!("the replica stopped at an entry that can't be applied: {e}");
         }
-        if let Some(last) = &state.last {
-            self.shared.applied.send_replace(last.index());
+        if applied.is_ok() {
+            self.publish(&standing);
+            state.standing = standing;
         }
-        stored
+        applied
     }
 
-    fn apply_one(&self, state: &mut State, entry: EntryOf<Types>) -> io::Result<Applied> {
-        state.last = Some(entry.log_id);
+    fn apply_one(&self, db: &Connection, at: &mut Standing, entry: &EntryOf<Types>) -> Result<Applied, Halt> {
+        if at.last.is_some_and(|last| entry.log_id.index() <= last.index()) {
+            return already_applied(db, entry);
+        }
         let index = entry.log_id.index();
-        match entry.payload {
+        match &entry.payload {
             EntryPayload::Blank => {}
-            EntryPayload::Membership(m) => state.membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), m),
-            EntryPayload::Normal(Command::Migrate { from, to, now_ms, incarnation }) => {
-                if from != self.version() {
-                    return Ok(Applied::OtherSchema);
-                }
-                let now = jiff::Timestamp::from_millisecond(now_ms).map_err(other)?;
-                (self.shared.schema.migrate)(&state.db, from, to, now).map_err(other)?;
-                self.shared.version.store(to, Ordering::SeqCst);
-                self.shared.data_index.store(index, Ordering::SeqCst);
-                if self.incarnation() == 0 {
-                    self.shared.incarnation.store(incarnation, Ordering::SeqCst);
+            EntryPayload::Membership(m) => {
+                at.membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), m.clone());
+            }
+            EntryPayload::Normal(Command::Migrate { from, to, now_ms, incarnation }) if *from == at.version => {
+                self.migrate(db, *from, *to, *now_ms)?;
+                remember(db, index, at.data_index, &[0; 16])?;
+                (at.version, at.data_index) = (*to, index);
+                if at.incarnation == 0 {
+                    at.incarnation = *incarnation;
                 }
             }
-            EntryPayload::Normal(Command::Write { schema, base, txid, changeset }) => {
-                if schema != self.version() {
-                    return Ok(Applied::OtherSchema);
-                }
-                if base != self.data_index() {
-                    return Ok(Applied::Stale);
-                }
-                apply_changeset(&state.db, &changeset)?;
-                remember(&state.db, index, &txid)?;
-                self.shared.data_index.store(index, Ordering::SeqCst);
+            EntryPayload::Normal(Command::Write { schema, base, txid, changeset })
+                if *schema == at.version && *base == at.data_index =>
+            {
+                apply_changeset(db, changeset).map_err(Misfit::into_halt)?;
+                remember(db, index, *base, txid)?;
+                at.data_index = index;
+            }
+            EntryPayload::Normal(command) => {
+                at.last = Some(entry.log_id);
+                return Ok(command.not_applied(at.version));
             }
         }
+        at.last = Some(entry.log_id);
         Ok(Applied::Done)
     }
 
-    fn copy_out(&self) -> io::Result<SnapshotOf<Types, Vec<u8>>> {
-        let state = self.state();
-        let path = self.shared.path.with_extension("snapshot");
-        let _ = std::fs::remove_file(&path);
-        // What the snapshot covers is purged from the log: the replica's own file must hold it durably first.
-        state.db.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).map_err(other)?;
-        std::fs::File::open(&self.shared.path)?.sync_all()?;
-        state.db.execute("VACUUM INTO ?", [path.to_string_lossy()]).map_err(other)?;
-        let snapshot = std::fs::read(&path)?;
-        std::fs::remove_file(&path)?;
-        let meta = SnapshotMetaOf::<Types> { last_log_id: state.last, last_membership: state.membership.clone() };
-        Ok(SnapshotOf::<Types, Vec<u8>> { meta, snapshot })
+    fn migrate(&self, db: &Connection, from: i64, to: i64, now_ms: i64) -> Result<(), Halt> {
+        too_new(to, self.shared.schema).map_err(|e| Halt { differs: false, why: e.to_string() })?;
+        let now = jiff::Timestamp::from_millisecond(now_ms).map_err(other)?;
+        (self.shared.schema.migrate)(db, from, to, now).map_err(|e| Halt { differs: false, why: e.message })
     }
 
-    fn copy_in(&self, bytes: &[u8]) -> io::Result<()> {
+    /// Tries out what a write would do here, and undoes it. What passes on the leader can be applied everywhere.
+    pub fn try_out(&self, command: &Command) -> io::Result<Trial> {
+        let _gate = self.gate();
+        let state = self.state();
+        let at = &state.standing;
+        let fits = match command {
+            Command::Migrate { from, .. } => *from == at.version,
+            Command::Write { schema, base, .. } => *schema == at.version && *base == at.data_index,
+        };
+        if !fits {
+            return Ok(Trial::Nothing(command.not_applied(at.version)));
+        }
+        state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
+        let tried = match command {
+            Command::Write { changeset, .. } => apply_changeset(&state.db, changeset),
+            Command::Migrate { from, to, now_ms, .. } => {
+                self.migrate(&state.db, *from, *to, *now_ms).map_err(|halt| Misfit::Impossible(halt.why))
+            }
+        };
+        state.db.execute_batch("ROLLBACK").map_err(other)?;
+        match tried {
+            Ok(()) => Ok(Trial::Fits),
+            Err(Misfit::Differs(_)) => Ok(Trial::Differs),
+            Err(Misfit::Impossible(why)) => Ok(Trial::Impossible(why)),
+            Err(Misfit::Failed(e)) => Err(e),
+        }
+    }
+
+    /// What became of the write `txid` that was made on `base`.
+    pub fn fate(&self, base: u64, txid: &[u8; 16]) -> io::Result<Fate> {
+        let state = self.state();
+        if state.standing.data_index <= base {
+            return Ok(Fate::Open);
+        }
+        Ok(match written_on(&state.db, base)? {
+            Some(found) if found == *txid => Fate::Applied,
+            Some(_) => Fate::Lost,
+            None => Fate::Forgotten,
+        })
+    }
+
+    /// A copy of the replica as it is now, and where it stands. Others can write meanwhile.
+    pub fn copy_out(&self) -> io::Result<(Standing, Copy)> {
+        let (copy, path) = Copy::place(self.dir());
+        let source = connect(self.path()).map_err(other)?;
+        source.execute("VACUUM INTO ?", [path.to_string_lossy()]).map_err(other)?;
+        let standing = load(&Connection::open(&path).map_err(other)?)?;
+        Ok((standing, copy))
+    }
+
+    /// Puts a copy in the place of the replica; false if the copy is older and the replica stays.
+    pub fn copy_in(&self, copy: &Copy) -> io::Result<bool> {
+        let source = Connection::open(copy.path()?).map_err(other)?;
+        let theirs = load(&source)?;
+        too_new(theirs.version, self.shared.schema)?;
         let _gate = self.gate();
         let mut state = self.state();
-        let path = self.shared.path.with_extension("incoming");
-        std::fs::write(&path, bytes)?;
-        {
-            let source = Connection::open(&path).map_err(other)?;
-            let backup = rusqlite::backup::Backup::new(&source, &mut state.db).map_err(other)?;
-            backup.run_to_completion(1000, Duration::ZERO, None).map_err(other)?;
+        let ours = &state.standing;
+        if ours.incarnation != 0 && theirs.incarnation != ours.incarnation {
+            return Err(other("the copy is one of another database"));
         }
-        std::fs::remove_file(&path)?;
-        state.last = load(&state.db, "last")?.flatten();
-        state.membership = load(&state.db, "membership")?.unwrap_or_default();
-        let load_u64 = |key| load::<u64>(&state.db, key).map(Option::unwrap_or_default);
-        self.shared.data_index.store(load_u64("data_index")?, Ordering::SeqCst);
-        self.shared.incarnation.store(load_u64("incarnation")?, Ordering::SeqCst);
-        self.shared.version.store(load(&state.db, "version")?.unwrap_or(0), Ordering::SeqCst);
-        self.shared.diverged.store(false, Ordering::SeqCst);
-        self.shared.applied.send_replace(state.last.map_or(0, |id| id.index()));
-        Ok(())
+        if theirs.last.map(|id| id.index()) < ours.last.map(|id| id.index()) {
+            return Ok(false);
+        }
+        rusqlite::backup::Backup::new(&source, &mut state.db)
+            .and_then(|backup| backup.run_to_completion(1000, Duration::ZERO, None))
+            .map_err(other)?;
+        // The log is cut where the copy ends.
+        make_durable(&state.db)?;
+        state.standing = load(&state.db)?;
+        self.publish(&state.standing);
+        self.shared.halted.send_replace(None);
+        self.shared.go_on.notify_waiters();
+        Ok(true)
+    }
+
+    /// Applies entries, and waits as long as they can't be applied: the rest of Raft may go on.
+    async fn insist(&self, entries: Vec<EntryOf<Types>>) -> io::Result<Vec<Applied>> {
+        let entries = Arc::new(entries);
+        loop {
+            let go_on = self.shared.go_on.notified();
+            let (machine, these) = (self.clone(), Arc::clone(&entries));
+            match tokio::task::spawn_blocking(move || machine.apply_all(&these)).await.map_err(other)? {
+                Ok(answers) => {
+                    self.shared.halted.send_if_modified(|halt| halt.take().is_some());
+                    return Ok(answers);
+                }
+                Err(halt) => self.halt(halt),
+            }
+            tokio::select! {
+                () = go_on => {}
+                paused = self.pause() => paused?,
+            }
+        }
+    }
+
+    /// Waits a moment before another attempt; an error if the database is being closed.
+    async fn pause(&self) -> io::Result<()> {
+        let mut stopping = self.shared.stopping.subscribe();
+        match tokio::time::timeout(PAUSE, stopping.wait_for(|stop| *stop)).await {
+            Err(_) => Ok(()),
+            Ok(_) => Err(other("the database is being closed")),
+        }
+    }
+
+    /// Raft is running: from now on it may send copies to others.
+    pub fn started(&self) {
+        self.shared.started.store(true, Ordering::SeqCst);
     }
 }
 
-/// A conflict means that this replica is not what the writer's was: nothing is applied.
-fn apply_changeset(db: &Connection, changeset: &[u8]) -> io::Result<()> {
-    let conflict = |kind: ConflictType, _: &ChangesetItem| {
-        tracing::error!("{kind:?} conflict: this replica differs from the one a transaction was made on");
+impl Command {
+    /// Why it changes nothing on a replica with this schema version.
+    fn not_applied(&self, version: i64) -> Applied {
+        match self {
+            Command::Write { schema, .. } if *schema == version => Applied::Stale,
+            _ => Applied::OtherSchema,
+        }
+    }
+}
+
+fn too_new(version: i64, schema: Schema) -> io::Result<()> {
+    if version <= schema.latest {
+        return Ok(());
+    }
+    Err(other(format!(
+        "The database has schema version {version}, and this server knows versions up to {}: upgrade it",
+        schema.latest
+    )))
+}
+
+/// Why changes can't be applied.
+enum Misfit {
+    /// The rows are not those that were changed.
+    Differs(String),
+    /// A constraint would be broken on the way, whatever the order.
+    Impossible(String),
+    Failed(io::Error),
+}
+
+impl Misfit {
+    /// The leader has tried out what is in the log: what does not fit here has found another replica than there.
+    fn into_halt(self) -> Halt {
+        match self {
+            Misfit::Differs(why) | Misfit::Impossible(why) => Halt {
+                differs: true,
+                why: format!("The database of this member differs from the others and waits for a fresh copy: {why}"),
+            },
+            Misfit::Failed(e) => e.into(),
+        }
+    }
+}
+
+fn apply_changeset(db: &Connection, changeset: &[u8]) -> Result<(), Misfit> {
+    let found = Arc::new(Mutex::new(None));
+    let note = Arc::clone(&found);
+    let conflict = move |kind: ConflictType, item: &ChangesetItem| {
+        let table = item.op().map(|op| op.table_name().to_owned()).unwrap_or_default();
+        *note.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, table));
         ConflictAction::SQLITE_CHANGESET_ABORT
     };
-    db.apply_strm(&mut &changeset[..], None::<fn(&str) -> bool>, conflict).map_err(other)
+    let Err(e) = db.apply_strm(&mut &changeset[..], None::<fn(&str) -> bool>, conflict) else { return Ok(()) };
+    match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        None => Err(Misfit::Failed(other(e))),
+        Some((ConflictType::SQLITE_CHANGESET_CONSTRAINT, table)) => Err(Misfit::Impossible(format!(
+            "Rows of the table \"{table}\" can't be changed one after the other without breaking a constraint"
+        ))),
+        Some((_, table)) => Err(Misfit::Differs(format!("rows of the table \"{table}\" are not as expected"))),
+    }
 }
 
-fn remember(db: &Connection, index: u64, txid: &[u8; 16]) -> io::Result<()> {
-    let mut insert = db.prepare_cached("INSERT OR IGNORE INTO _raft_txids VALUES (?, ?)").map_err(other)?;
-    insert.execute(params![index.cast_signed(), txid]).map_err(other)?;
-    let mut forget = db.prepare_cached("DELETE FROM _raft_txids WHERE i < ?").map_err(other)?;
-    forget.execute([index.saturating_sub(TXIDS).cast_signed()]).map(drop).map_err(other)
+fn remember(db: &Connection, index: u64, base: u64, txid: &[u8; 16]) -> io::Result<()> {
+    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft_fates VALUES (?, ?)").map_err(other)?;
+    insert.execute(params![base.cast_signed(), txid]).map_err(other)?;
+    let mut forget = db.prepare_cached("DELETE FROM _raft_fates WHERE base < ?").map_err(other)?;
+    forget.execute([index.saturating_sub(FATES).cast_signed()]).map(drop).map_err(other)
 }
 
-/// True if the transaction was applied to the replica that `db` is connected to.
-pub(super) fn is_applied(db: &Connection, txid: &[u8; 16]) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT 1 FROM _raft_txids WHERE txid = ?")?.exists([txid])
+fn written_on(db: &Connection, base: u64) -> io::Result<Option<[u8; 16]>> {
+    let mut select = db.prepare_cached("SELECT txid FROM _raft_fates WHERE base = ?").map_err(other)?;
+    select.query_row([base.cast_signed()], |r| r.get(0)).optional().map_err(other)
+}
+
+/// What is said of an entry that a copy brought along.
+fn already_applied(db: &Connection, entry: &EntryOf<Types>) -> Result<Applied, Halt> {
+    match &entry.payload {
+        EntryPayload::Normal(Command::Write { base, txid, .. }) if written_on(db, *base)? != Some(*txid) => {
+            Ok(Applied::Stale)
+        }
+        _ => Ok(Applied::Done),
+    }
 }
 
 /// A hash over all rows of all tables but the engine's own; equal on equal replicas.
@@ -273,10 +533,9 @@ pub(super) fn content_hash(db: &Connection) -> rusqlite::Result<String> {
         .collect::<Result<_, _>>()?;
     for (table, sql) in tables {
         hash.update(sql);
-        let mut select = db
-            .prepare(&format!("SELECT * FROM \"{table}\" ORDER BY 1, 2"))
-            .or_else(|_| db.prepare(&format!("SELECT * FROM \"{table}\" ORDER BY 1")))?;
-        let columns = select.column_count();
+        let columns = db.prepare(&format!("SELECT * FROM \"{table}\""))?.column_count();
+        let all: Vec<String> = (1..=columns).map(|n| n.to_string()).collect();
+        let mut select = db.prepare(&format!("SELECT * FROM \"{table}\" ORDER BY {}", all.join(", ")))?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
             for column in 0..columns {
@@ -287,54 +546,85 @@ pub(super) fn content_hash(db: &Connection) -> rusqlite::Result<String> {
     Ok(hex::encode(hash.finalize()))
 }
 
-impl RaftSnapshotBuilder<Types> for Machine {
-    type SnapshotData = Vec<u8>;
+fn meta(standing: Standing) -> SnapshotMetaOf<Types> {
+    SnapshotMetaOf::<Types> { last_log_id: standing.last, last_membership: standing.membership }
+}
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Vec<u8>>, io::Error> {
+/// Prepares for the log to be purged. No copy is made: the replica's own file is the snapshot.
+impl RaftSnapshotBuilder<Types> for Machine {
+    type SnapshotData = Copy;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Copy>, io::Error> {
         let machine = self.clone();
-        tokio::task::spawn_blocking(move || machine.copy_out()).await.map_err(other)?
+        let durable = move || {
+            let _gate = machine.gate();
+            let state = machine.state();
+            make_durable(&state.db).map(|()| meta(state.standing.clone()))
+        };
+        let meta = tokio::task::spawn_blocking(durable).await.map_err(other)??;
+        Ok(SnapshotOf::<Types, Copy> { meta, snapshot: Copy::default() })
     }
 }
 
 impl RaftStateMachine<Types> for Machine {
-    type SnapshotData = Vec<u8>;
+    type SnapshotData = Copy;
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> Result<(Option<LogIdOf<Types>>, StoredMembershipOf<Types>), io::Error> {
-        let state = self.state();
-        Ok((state.last, state.membership.clone()))
+        let standing = self.standing();
+        Ok((standing.last, standing.membership))
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
     where
         S: futures::Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
     {
-        let (mut batch, mut responders) = (Vec::new(), Vec::new());
-        while let Some((entry, responder)) = entries.try_next().await? {
-            batch.push(entry);
-            responders.push(responder);
-        }
-        for (answer, responder) in self.apply_all(batch)?.into_iter().zip(responders) {
-            if let Some(responder) = responder {
-                responder.send(answer);
+        loop {
+            let (mut batch, mut responders, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while bytes < BATCH
+                && let Some((entry, responder)) = entries.try_next().await?
+            {
+                if let EntryPayload::Normal(Command::Write { changeset, .. }) = &entry.payload {
+                    bytes += changeset.len();
+                }
+                batch.push(entry);
+                responders.push(responder);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            for (answer, responder) in self.insist(batch).await?.into_iter().zip(responders) {
+                if let Some(responder) = responder {
+                    responder.send(answer);
+                }
             }
         }
-        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> Self {
         self.clone()
     }
 
-    async fn install_snapshot(&mut self, _: &SnapshotMetaOf<Types>, data: Vec<u8>) -> Result<(), io::Error> {
-        let machine = self.clone();
-        tokio::task::spawn_blocking(move || machine.copy_in(&data)).await.map_err(other)?
+    async fn install_snapshot(&mut self, _: &SnapshotMetaOf<Types>, copy: Copy) -> Result<(), io::Error> {
+        let copy = Arc::new(copy);
+        loop {
+            let (machine, copy) = (self.clone(), Arc::clone(&copy));
+            match tokio::task::spawn_blocking(move || machine.copy_in(&copy)).await.map_err(other)? {
+                // An older one: the replica has been repaired with a newer one in between.
+                Ok(_) => return Ok(()),
+                Err(e) => self.halt(e.into()),
+            }
+            self.pause().await?;
+        }
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Vec<u8>>>, io::Error> {
-        if self.state().last.is_none() {
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Copy>>, io::Error> {
+        // While it starts, Raft asks only to know what there is, and builds one if it needs it.
+        if !self.shared.started.load(Ordering::SeqCst) || self.state().standing.last.is_none() {
             return Ok(None);
         }
-        self.build_snapshot().await.map(Some)
+        let machine = self.clone();
+        let (standing, snapshot) = tokio::task::spawn_blocking(move || machine.copy_out()).await.map_err(other)??;
+        Ok(Some(SnapshotOf::<Types, Copy> { meta: meta(standing), snapshot }))
     }
 }

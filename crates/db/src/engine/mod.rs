@@ -4,16 +4,21 @@
 //! voters agree on it; [`Db::read`] asks the leader which state is the newest, and reads it from the own replica.
 //! No other module of this crate, and no other crate, names the Raft library.
 
+mod copy;
 mod log;
 mod machine;
 mod network;
+pub mod offline;
 mod reader;
+mod serve;
+mod status;
 mod tickets;
 mod types;
 mod writer;
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -22,18 +27,20 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::impls::EmptyNode;
-use openraft::type_config::alias::SnapshotOf;
-use openraft::{ChangeMembers, Config, ReadPolicy, SnapshotPolicy};
+use openraft::{Config, SnapshotPolicy};
 use rusqlite::Connection;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use crate::tx::Tx;
+use crate::tx::{Tx, failed};
+use copy::Desk;
 use machine::Machine;
-use network::{Parts, Post, seal};
+use network::Post;
 use reader::Reader;
+use status::Heard;
+pub use status::Status;
 use tickets::Tickets;
 pub use types::Change;
-use types::{Applied, Command, Letter, Raft, Reply, Request, Ticket, Types};
+use types::{Applied, Command, Raft, Reply, Request};
 
 /// Carries requests to other members.
 pub trait Transport: Send + Sync + 'static {
@@ -72,10 +79,14 @@ pub struct Options {
     pub id: u64,
     /// The schema.
     pub schema: Schema,
-    /// How often the leader lets itself be heard.
+    /// How often the leader lets itself be heard. The other times follow from it: followers wait for six to ten
+    /// times as long before they elect another leader.
     pub heartbeat: Duration,
-    /// How long a write may wait for a majority before it is refused.
+    /// How long a read or write may wait for a majority before it is refused; a fifth of it when the majority has
+    /// been away for some time already.
     pub patience: Duration,
+    /// Entries between two cuts of the log. A member that lags further behind gets a whole copy.
+    pub keep: u64,
 }
 
 impl Options {
@@ -87,40 +98,33 @@ impl Options {
             schema,
             heartbeat: Duration::from_millis(150),
             patience: Duration::from_secs(10),
+            keep: 5000,
         }
     }
-}
 
-/// What a member knows of the database's members.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// This member's Raft id.
-    pub id: u64,
-    /// The term of the current leader.
-    pub term: u64,
-    /// The leader, if one is known.
-    pub leader: Option<u64>,
-    /// Members that vote.
-    pub voters: Vec<u64>,
-    /// Members that hold the database and do not vote.
-    pub learners: Vec<u64>,
-    /// The last entry applied here.
-    pub applied: u64,
-    /// On the leader: the last entry that each other member is known to have.
-    pub matched: Vec<(u64, u64)>,
-    /// True if this replica differs from the others and has stopped.
-    pub diverged: bool,
-}
-
-impl Status {
-    /// True if this member is the leader.
-    pub fn leads(&self) -> bool {
-        self.leader == Some(self.id)
+    /// For how long followers that have heard the leader do not vote for another one.
+    fn lease(&self) -> Duration {
+        self.heartbeat * 10
     }
 
-    /// True if this member votes.
-    pub fn votes(&self) -> bool {
-        self.voters.contains(&self.id)
+    fn raft(&self) -> Result<Config> {
+        let heartbeat = u64::try_from(self.heartbeat.as_millis()).unwrap_or(150).max(1);
+        let config = Config {
+            cluster_name: "incus".into(),
+            heartbeat_interval: heartbeat,
+            election_timeout_min: heartbeat * 6,
+            election_timeout_max: heartbeat * 10,
+            install_snapshot_timeout: 600_000,
+            enable_pre_vote: Some(true),
+            enable_elect: false,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.keep),
+            max_in_snapshot_log_to_keep: self.keep / 5,
+            purge_batch_size: 64.min(self.keep / 5 + 1),
+            api_channel_size: Some(1024),
+            notification_channel_size: Some(1024),
+            ..Config::default()
+        };
+        config.validate().map_err(|e| Error::internal(e.to_string()))
     }
 }
 
@@ -131,54 +135,99 @@ pub struct Db {
     raft: Raft,
     machine: Machine,
     post: Post,
-    tickets: Arc<Tickets>,
-    parts: Arc<Parts>,
+    tickets: Tickets,
+    desk: Desk,
     reader: Arc<Reader>,
-    jobs: Option<mpsc::Sender<Box<dyn writer::Job>>>,
+    heard: Arc<Heard>,
+    changes: watch::Sender<Status>,
+    repairs: Arc<AtomicU64>,
+    quiet_until: Option<Instant>,
+    lock: Arc<File>,
+    /// `None` in what works for the database itself: that does not keep it open.
+    handle: Option<Handle>,
+}
+
+#[derive(Clone)]
+struct Handle {
+    jobs: mpsc::Sender<Box<dyn writer::Job>>,
+    _alive: Arc<()>,
 }
 
 /// How long the leader may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Makes sure that only one program uses the files in `dir`.
+fn lock(dir: &Path) -> Result<File> {
+    let file = File::options().create(true).append(true).open(dir.join("lock"))?;
+    let until = Instant::now() + Duration::from_secs(2);
+    while let Err(e) = file.try_lock() {
+        if matches!(e, std::fs::TryLockError::Error(_)) || Instant::now() > until {
+            return Err(Error::conflict(format!("The database in {} is in use by another program", dir.display())));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(file)
+}
 
 impl Db {
     /// Opens the database in `options.dir`, or an empty one that waits to be [bootstrapped](Db::bootstrap) or
     /// added by others.
     pub async fn open(options: Options, transport: Arc<dyn Transport>) -> Result<Db> {
         std::fs::create_dir_all(&options.dir)?;
-        let heartbeat = u64::try_from(options.heartbeat.as_millis()).unwrap_or(150);
-        let config = Config {
-            cluster_name: "incus".into(),
-            heartbeat_interval: heartbeat,
-            election_timeout_min: heartbeat * 6,
-            election_timeout_max: heartbeat * 10,
-            install_snapshot_timeout: 60_000,
-            enable_pre_vote: Some(true),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(5000),
-            max_in_snapshot_log_to_keep: 1000,
-            ..Config::default()
-        };
-        let config = config.validate().map_err(|e| Error::internal(e.to_string()))?;
+        let lock = Arc::new(lock(&options.dir)?);
         let machine = Machine::open(&options.dir.join("db.bin"), options.schema)?;
         let log = log::Log::open(&options.dir.join("raft.db"))?;
+        let voted = log.vote()?.is_some();
         let post = Post { id: options.id, machine: machine.clone(), transport };
-        let raft = Raft::new(options.id, Arc::new(config), post.clone(), log, machine.clone())
+        let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
             .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;
+        machine.started();
+        let alone = raft.metrics().borrow_watched().membership_config.membership().voter_ids().eq([options.id]);
+        let quiet_until = (voted && !alone).then(|| Instant::now() + options.lease());
         let (jobs, waiting) = mpsc::channel();
-        let reader = Arc::new(Reader::new(machine.path()));
         let mut db = Db {
+            reader: Arc::new(Reader::new(machine.path())),
             options: Arc::new(options),
             raft,
             machine,
             post,
-            tickets: Arc::default(),
-            parts: Arc::default(),
-            reader,
-            jobs: None,
+            tickets: Tickets::default(),
+            desk: Desk::default(),
+            heard: Arc::default(),
+            changes: watch::Sender::default(),
+            repairs: Arc::default(),
+            quiet_until,
+            lock,
+            handle: None,
         };
+        db.changes.send_replace(db.status());
         writer::start(db.clone(), waiting)?;
-        db.jobs = Some(jobs);
+        let alive = db.start_looking_after();
+        db.start_electing(alone).await?;
+        db.handle = Some(Handle { jobs, _alive: alive });
         Ok(db)
+    }
+
+    /// The only voter elects itself at once; others wait until they may have promised nothing to nobody.
+    async fn start_electing(&self, alone: bool) -> Result<()> {
+        match self.quiet_until {
+            None => self.raft.runtime_config().elect(true),
+            Some(until) => {
+                let raft = self.raft.clone();
+                let turn = self.options.heartbeat.mul_f64(rand::random_range(0.0..2.0));
+                tokio::spawn(async move {
+                    tokio::time::sleep_until((until + turn).into()).await;
+                    raft.runtime_config().elect(true);
+                });
+            }
+        }
+        if alone {
+            let elected = self.raft.trigger().elect(false).await;
+            elected.map_err(|e| Error::internal(e.to_string()))?;
+            self.wait_for(Status::leads).await?;
+        }
+        Ok(())
     }
 
     /// Makes this member the first and only voter of a new database, with the newest schema.
@@ -188,7 +237,7 @@ impl Db {
             .initialize(members)
             .await
             .map_err(|e| Error::conflict(format!("The database exists already: {e}")))?;
-        self.wait_for(|s| s.leads()).await?;
+        self.wait_for(Status::leads).await?;
         self.migrate(self.options.schema.latest).await
     }
 
@@ -206,15 +255,15 @@ impl Db {
 
     /// Runs a closure on this member's replica as it is: at once and without a quorum, maybe slightly old.
     pub async fn peek<T: Send + 'static>(&self, f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static) -> Result<T> {
-        let reader = Arc::clone(&self.reader);
-        tokio::task::spawn_blocking(move || reader.run(f)).await.map_err(|e| Error::internal(e.to_string()))?
+        self.reader.run(f).await
     }
 
     /// Runs a closure as a transaction: its changes are on a majority of the voters, and in this member's own
     /// replica, when this returns `Ok`; nothing has changed when the closure returns an error.
     ///
     /// The closure runs again when others wrote in between, and must therefore depend on nothing but what it
-    /// reads. Without a majority the error is [`api::Kind::Unavailable`].
+    /// reads. It must not wait for anything: all other writes wait for it. Without a majority the error is
+    /// [`api::Kind::Unavailable`].
     pub async fn write<T: Send + 'static>(
         &self,
         f: impl Fn(&Tx<'_>) -> Result<T> + Send + Sync + 'static,
@@ -222,27 +271,8 @@ impl Db {
         let (answer, result) = oneshot::channel();
         let job = Box::new(writer::Closure { work: f, result: None, answer });
         let stopped = || Error::unavailable("The database is shutting down");
-        self.jobs.as_ref().ok_or_else(stopped)?.send(job).map_err(|_| stopped())?;
+        self.handle.as_ref().ok_or_else(stopped)?.jobs.send(job).map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?
-    }
-
-    /// The members as this one knows them now.
-    pub fn status(&self) -> Status {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let membership = metrics.membership_config.membership();
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        let learners = membership.nodes().map(|(id, _)| *id).filter(|id| !voters.contains(id)).collect();
-        let matched = metrics.replication.unwrap_or_default();
-        Status {
-            id: self.options.id,
-            term: metrics.current_term,
-            leader: metrics.current_leader,
-            voters: voters.into_iter().collect(),
-            learners,
-            applied: *self.machine.watch_applied().borrow(),
-            matched: matched.into_iter().map(|(id, m)| (id, m.map_or(0, |id| id.index()))).collect(),
-            diverged: self.machine.diverged(),
-        }
     }
 
     /// Waits until the status is as wanted, for as long as a write may wait.
@@ -254,11 +284,12 @@ impl Db {
                 return Ok(status);
             }
             if Instant::now() > deadline {
-                return Err(Error::unavailable(
-                    "The database has no leader: a majority of its voters can't be reached",
-                ));
+                return Err(match status.leader {
+                    Some(_) => Error::unavailable("The database's members did not settle in time"),
+                    None => Error::unavailable("The database has no leader: a majority of its voters can't be reached"),
+                });
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -272,16 +303,25 @@ impl Db {
         self.machine.incarnation()
     }
 
-    /// Brings the schema to a version, on all members. Leader only.
+    /// Brings the schema to a version, on all members; may be asked of any member that knows that version. Members
+    /// that do not know it stop following until they are upgraded.
     pub async fn migrate(&self, to: i64) -> Result<()> {
+        if to > self.options.schema.latest {
+            return Err(Error::bad_request(format!(
+                "This server knows versions of the schema up to {}, not {to}",
+                self.options.schema.latest
+            )));
+        }
+        self.read_barrier().await?;
         let from = self.machine.version();
         if from == to {
             return Ok(());
         }
         let now_ms = jiff::Timestamp::now().as_millisecond();
         let command = Command::Migrate { from, to, now_ms, incarnation: rand::random::<u64>() | 1 };
-        match self.append(command).await? {
-            (Applied::Done, index) => self.wait_applied(index).await,
+        match self.propose(0, command, ANSWER).await? {
+            serve::Proposed::Applied(Applied::Done, index) => self.wait_applied(index).await,
+            _ if self.machine.version() == to => Ok(()),
             _ => Err(Error::conflict("The schema was changed by another member at the same time")),
         }
     }
@@ -293,182 +333,35 @@ impl Db {
 
     /// Lets another voter lead; may be asked of any member. Returns when it does.
     pub async fn hand_over(&self, to: u64) -> Result<()> {
-        self.at_leader(Request::HandOver(to), ANSWER).await?;
+        match self.at_leader(Request::HandOver(to), ANSWER).await {
+            // It went so fast that the answer was not waited for.
+            Err(e) if e.retryable() && self.leader() == Some(to) => {}
+            other => drop::<Reply>(other?),
+        }
         self.wait_for(|s| s.leader == Some(to)).await.map(drop)
     }
 
-    /// A hash over all rows of this replica, and the index of the entry that it stands at.
+    /// A hash over all rows of this replica, and the index of the entry that it stands at. Equal at the same index
+    /// on all members.
     pub async fn content_hash(&self) -> Result<(u64, String)> {
-        let db = self.clone();
         self.peek(move |tx| {
-            let index = db.machine.data_index();
-            Ok((index, machine::content_hash(tx.0).map_err(crate::tx::failed)?))
+            let hash = machine::content_hash(tx.0).map_err(failed)?;
+            Ok((machine::load(tx.0)?.data_index, hash))
         })
         .await
     }
 
-    /// Copies the log into the replica's file and forgets what the copy covers; others then get a whole copy.
+    /// Makes the replica durable and forgets all of the log that it covers but the newest; members that lag
+    /// further behind then get a whole copy.
     pub async fn compact(&self) -> Result<()> {
         self.raft.trigger().snapshot().await.map_err(|e| Error::internal(e.to_string()))
     }
 
     /// Stops taking part. Other handles of it fail from now on.
     pub async fn shutdown(&self) -> Result<()> {
-        self.raft.shutdown().await.map_err(|e| Error::internal(e.to_string()))
-    }
-
-    /// Answers a request that another member sent through its [`Transport`].
-    pub async fn serve(&self, letter: Bytes) -> Result<Bytes> {
-        let letter: Letter =
-            postcard::from_bytes(&letter).map_err(|e| Error::bad_request(format!("Unreadable request: {e}")))?;
-        let own = self.machine.incarnation();
-        if own != 0 && letter.incarnation != 0 && own != letter.incarnation {
-            return Err(Error::forbidden("That member belongs to another database"));
-        }
-        seal(&self.answer(letter.request).await?)
-    }
-
-    async fn answer(&self, request: Request) -> Result<Reply> {
-        let fatal = |e: &dyn std::fmt::Display| Error::unavailable(e.to_string());
-        Ok(match request {
-            Request::Append(r) => Reply::Append(self.raft.append_entries(r).await.map_err(|e| fatal(&e))?),
-            Request::Vote(r) => Reply::Vote(self.raft.vote(r).await.map_err(|e| fatal(&e))?),
-            Request::PreVote(r) => Reply::Vote(self.raft.pre_vote(r).await.map_err(|e| fatal(&e))?),
-            Request::SnapshotPart { id, number, bytes } => {
-                self.parts.add(id, number, bytes);
-                Reply::Done
-            }
-            Request::Snapshot { id, parts, vote, meta } => {
-                let snapshot = SnapshotOf::<Types, Vec<u8>> { meta, snapshot: self.parts.take(id, parts)? };
-                Reply::Snapshot(self.raft.install_full_snapshot(vote, snapshot).await.map_err(|e| fatal(&e))?)
-            }
-            Request::Transfer(r) => Reply::Transfer(self.raft.handle_transfer_leader(r).await.map_err(|e| fatal(&e))?),
-            Request::Ticket => {
-                self.must_lead()?;
-                let number = self.tickets.take().await;
-                self.must_lead().inspect_err(|_| self.tickets.give_back(number))?;
-                Reply::Ticket(Ticket { number, base: self.machine.data_index() })
-            }
-            Request::Propose { ticket, command } => {
-                let proposed = self.append(command).await;
-                self.tickets.give_back(ticket);
-                let (applied, index) = proposed?;
-                Reply::Proposed { applied, index }
-            }
-            Request::GiveBack(number) => {
-                self.tickets.give_back(number);
-                Reply::Done
-            }
-            Request::ReadIndex => Reply::ReadIndex(self.confirm_lead().await?),
-            Request::Change(change) => {
-                self.change_here(change).await?;
-                Reply::Done
-            }
-            Request::HandOver(to) => {
-                self.raft.trigger().transfer_leader(to).await.map_err(|e| fatal(&e))?;
-                Reply::Done
-            }
-        })
-    }
-
-    fn must_lead(&self) -> Result<()> {
-        match self.raft.is_leader() {
-            true => Ok(()),
-            false => Err(Error::unavailable("This member does not lead the database")),
-        }
-    }
-
-    /// On the leader: makes sure that it still leads; the index that a reader must have seen.
-    async fn confirm_lead(&self) -> Result<u64> {
-        let not_leader = |e: &dyn std::fmt::Display| Error::unavailable(e.to_string());
-        let linearizer = match self.raft.get_read_linearizer(ReadPolicy::LeaseRead).await {
-            Ok(l) => l,
-            Err(_) => self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await.map_err(|e| not_leader(&e))?,
-        };
-        let state = linearizer.await_ready(&self.raft).await.map_err(|e| not_leader(&e))?;
-        Ok(state.read_log_id().index())
-    }
-
-    /// Returns when this replica holds everything that was acknowledged before the call.
-    pub async fn read_barrier(&self) -> Result<()> {
-        self.reader
-            .barrier(|| async {
-                let index = match self.at_leader(Request::ReadIndex, ANSWER).await? {
-                    Reply::ReadIndex(index) => index,
-                    _ => return Err(Error::internal("Unexpected answer of the leader")),
-                };
-                self.wait_applied(index).await
-            })
-            .await
-    }
-
-    async fn append(&self, command: Command) -> Result<(Applied, u64)> {
-        let written = self.raft.client_write(command).await;
-        let written = written.map_err(|e| Error::unavailable(format!("The leader could not write: {e}")))?;
-        Ok((written.data, written.log_id.index()))
-    }
-
-    async fn change_here(&self, change: Change) -> Result<()> {
-        let (change, retain) = match change {
-            Change::AddLearner(id) => {
-                let added = self.raft.add_learner(id, EmptyNode {}, false).await;
-                return added.map(drop).map_err(|e| Error::unavailable(format!("Adding a database member: {e}")));
-            }
-            Change::Voters(ids) => (ChangeMembers::ReplaceAllVoters(ids.into_iter().collect()), true),
-            Change::Remove(id) if self.status().voters.contains(&id) => {
-                (ChangeMembers::RemoveVoters([id].into()), false)
-            }
-            Change::Remove(id) => (ChangeMembers::RemoveNodes([id].into()), false),
-        };
-        let changed = self.raft.change_membership(change, retain).await;
-        changed.map(drop).map_err(|e| Error::unavailable(format!("Changing the database members: {e}")))
-    }
-
-    /// Sends a request to the leader, or answers it here; waits a moment for a leader if none is known.
-    async fn at_leader(&self, request: Request, timeout: Duration) -> Result<Reply> {
-        let status = self.wait_for_leader().await?;
-        match status.leader {
-            Some(leader) if leader == self.options.id => self.answer(request).await,
-            Some(leader) => self.post.ask(leader, request, timeout).await,
-            None => Err(Error::unavailable("The database has no leader")),
-        }
-    }
-
-    async fn wait_for_leader(&self) -> Result<Status> {
-        let status = self.status();
-        if status.leader.is_some() { Ok(status) } else { self.wait_for(|s| s.leader.is_some()).await }
-    }
-
-    async fn ticket(&self) -> Result<Ticket> {
-        match self.at_leader(Request::Ticket, ANSWER).await? {
-            Reply::Ticket(ticket) => Ok(ticket),
-            _ => Err(Error::internal("Unexpected answer of the leader")),
-        }
-    }
-
-    async fn give_ticket_back(&self, number: u64) {
-        let _ = self.at_leader(Request::GiveBack(number), ANSWER).await;
-    }
-
-    async fn propose(&self, ticket: u64, command: Command) -> Result<(Applied, u64)> {
-        match self.at_leader(Request::Propose { ticket, command }, ANSWER).await? {
-            Reply::Proposed { applied, index } => Ok((applied, index)),
-            _ => Err(Error::internal("Unexpected answer of the leader")),
-        }
-    }
-
-    /// Waits until this replica has applied the entry `index`.
-    pub async fn wait_applied(&self, index: u64) -> Result<()> {
-        let mut applied = self.machine.watch_applied();
-        let reached = tokio::time::timeout(self.options.patience, applied.wait_for(|now| *now >= index)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::unavailable("This member lags behind the others and can't catch up")),
-        }
-    }
-
-    /// Waits until this replica has the data of the entry `base`, or newer.
-    async fn wait_data(&self, base: u64) -> Result<()> {
-        self.wait_applied(base).await
+        self.machine.stop();
+        let stopped = self.raft.shutdown().await.map_err(|e| Error::internal(e.to_string()));
+        let _ = self.lock.unlock();
+        stopped
     }
 }

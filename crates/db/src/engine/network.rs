@@ -1,12 +1,10 @@
-//! Raft's messages over the [`Transport`], and the answering side of all requests.
+//! Raft's messages over the [`Transport`].
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Error, Result};
-use bytes::Bytes;
+use api::{Error, Kind, Result};
 use openraft::OptionalSend;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::EmptyNode;
@@ -19,11 +17,12 @@ use openraft::raft::{
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 
 use super::Transport;
+use super::copy::{Copy, Incoming};
 use super::machine::Machine;
-use super::types::{Letter, Reply, Request, Types};
+use super::types::{Answer, Letter, Reply, Request, Types};
 
-/// Bytes of a snapshot that travel in one request.
-const PART: usize = 4 << 20;
+/// How long one part of a snapshot, or its installation, may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sends letters to other members.
 #[derive(Clone)]
@@ -39,7 +38,26 @@ impl Post {
         let letter = Letter { from: self.id, incarnation: self.machine.incarnation(), request };
         let letter = postcard::to_stdvec(&letter).map_err(|e| Error::internal(e.to_string()))?;
         let answer = self.transport.call(to, letter.into(), timeout).await?;
-        postcard::from_bytes(&answer).map_err(|e| Error::internal(format!("Unreadable answer of member {to}: {e}")))
+        let unreadable = |e| Error::internal(format!("Unreadable answer of member {to}: {e}"));
+        match postcard::from_bytes(&answer).map_err(unreadable)? {
+            Answer::Reply(reply) => Ok(reply),
+            Answer::Refused { status, message } => Err(Error::new(Kind::from_status(status), message)),
+        }
+    }
+
+    /// Fetches a copy of the replica of another member.
+    pub async fn fetch(&self, from: u64) -> Result<Copy> {
+        let Reply::Copy { id, parts } = self.ask(from, Request::Copy, PATIENCE).await? else {
+            return Err(Error::internal("Unexpected kind of answer"));
+        };
+        let mut incoming = Incoming::new(self.machine.dir())?;
+        for number in 0..parts {
+            let Reply::CopyPart(bytes) = self.ask(from, Request::CopyPart { id, number }, PATIENCE).await? else {
+                return Err(Error::internal("Unexpected kind of answer"));
+            };
+            incoming.add(number, &bytes)?;
+        }
+        Ok(incoming.finish(parts)?)
     }
 }
 
@@ -60,20 +78,19 @@ impl Peer {
         self.post.ask(self.to, request, option.hard_ttl()).await
     }
 
-    async fn send_snapshot(&self, vote: VoteOf<Types>, snapshot: SnapshotOf<Types, Vec<u8>>) -> Result<Reply> {
-        let (id, patience) = (rand::random(), Duration::from_secs(60));
-        let mut parts = 0;
-        for bytes in snapshot.snapshot.chunks(PART) {
-            let part = Request::SnapshotPart { id, number: parts, bytes: bytes.to_vec() };
-            self.post.ask(self.to, part, patience).await?;
-            parts += 1;
+    async fn send_snapshot(&self, vote: VoteOf<Types>, snapshot: SnapshotOf<Types, Copy>) -> Result<Reply> {
+        let (id, copy) = (rand::random(), snapshot.snapshot);
+        let parts = copy.parts()?;
+        for number in 0..parts {
+            let part = Request::SnapshotPart { id, number, bytes: copy.part(number)? };
+            self.post.ask(self.to, part, PATIENCE).await?;
         }
-        self.post.ask(self.to, Request::Snapshot { id, parts, vote, meta: snapshot.meta }, patience).await
+        self.post.ask(self.to, Request::Snapshot { id, parts, vote, meta: snapshot.meta }, PATIENCE).await
     }
 }
 
 impl RaftNetworkV2<Types> for Peer {
-    type SnapshotData = Vec<u8>;
+    type SnapshotData = Copy;
 
     async fn append_entries(
         &mut self,
@@ -111,7 +128,7 @@ impl RaftNetworkV2<Types> for Peer {
     async fn full_snapshot(
         &mut self,
         vote: VoteOf<Types>,
-        snapshot: SnapshotOf<Types, Vec<u8>>,
+        snapshot: SnapshotOf<Types, Copy>,
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
@@ -139,39 +156,4 @@ impl RaftNetworkFactory<Types> for Post {
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Peer {
         Peer { post: self.clone(), to: target }
     }
-}
-
-/// Parts of snapshots that have arrived, by snapshot.
-#[derive(Default)]
-pub(super) struct Parts {
-    parts: Mutex<HashMap<u64, Vec<Option<Vec<u8>>>>>,
-}
-
-impl Parts {
-    pub fn add(&self, id: u64, number: u32, bytes: Vec<u8>) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if number == 0 {
-            // A sender that died in the middle starts again under a new id.
-            parts.retain(|other, _| *other == id);
-        }
-        let all = parts.entry(id).or_default();
-        let number = number as usize;
-        if number < 1 << 20 {
-            all.resize(all.len().max(number + 1), None);
-            all[number] = Some(bytes);
-        }
-    }
-
-    pub fn take(&self, id: u64, count: u32) -> Result<Vec<u8>> {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner).remove(&id).unwrap_or_default();
-        if parts.len() != count as usize || parts.iter().any(Option::is_none) {
-            return Err(Error::bad_request("Parts of a snapshot are missing"));
-        }
-        Ok(parts.into_iter().flatten().flatten().collect())
-    }
-}
-
-/// An answer as it travels.
-pub(super) fn seal(reply: &Reply) -> Result<Bytes> {
-    postcard::to_stdvec(reply).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
 }

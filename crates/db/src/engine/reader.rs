@@ -1,21 +1,23 @@
 //! Reading the replica: a few connections, and one question to the leader for all who wait.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use api::Result;
+use api::{Error, Result};
 use rusqlite::{Connection, OpenFlags};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use crate::tx::{Tx, failed};
 
-/// Connections that are kept open when idle.
-const KEPT: usize = 4;
+/// Connections: so many reads run at the same time.
+const CONNECTIONS: usize = 4;
 
 /// Reads of one replica.
 pub(super) struct Reader {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    turns: Arc<Semaphore>,
     barrier: AsyncMutex<()>,
     /// Number of the last barrier that was begun, and the result of the last that ended.
     begun: Mutex<u64>,
@@ -28,33 +30,45 @@ impl Reader {
         Reader {
             path: path.to_owned(),
             idle: Mutex::default(),
+            turns: Arc::new(Semaphore::new(CONNECTIONS)),
             barrier: AsyncMutex::default(),
             begun: Mutex::default(),
             ended: Mutex::default(),
         }
     }
 
-    /// Runs a closure on the replica as it is; all it reads is of one moment.
-    pub fn run<T>(&self, f: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
-        let connection = match self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            Some(connection) => connection,
-            None => self.connect().map_err(failed)?,
+    /// Runs a closure on the replica as it is, on a blocking thread; all it reads is of one moment.
+    pub async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let broken = |e: &dyn std::fmt::Display| Error::internal(format!("Reading the database: {e}"));
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|e| broken(&e))?;
+        let reader = Arc::clone(self);
+        let read = move || {
+            let result = reader.run_here(f);
+            drop(turn);
+            result
         };
+        tokio::task::spawn_blocking(read).await.map_err(|e| broken(&e))?
+    }
+
+    fn run_here<T>(&self, f: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = idle.map_or_else(|| self.connect(), Ok).map_err(failed)?;
         connection.execute_batch("BEGIN").map_err(failed)?;
         let result = f(&Tx(&connection));
         connection.execute_batch("COMMIT").map_err(failed)?;
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < KEPT {
-            idle.push(connection);
-        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         result
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
-        connection.busy_timeout(std::time::Duration::from_secs(10))?;
-        connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -1024;")?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -512;")?;
+        connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     }
 
@@ -81,9 +95,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use super::*;
 

@@ -65,7 +65,7 @@ impl fmt::Debug for Command {
 pub enum Applied {
     /// It was applied.
     Done,
-    /// It was made on an older state and changed nothing.
+    /// It was made on another state and changed nothing.
     Stale,
     /// It was made with another schema version and changed nothing.
     OtherSchema,
@@ -97,7 +97,18 @@ pub(super) struct Letter {
     pub request: Request,
 }
 
+/// What travels back: a reply, or a refusal with its kind.
 #[derive(Serialize, Deserialize)]
+pub(super) enum Answer {
+    Reply(Reply),
+    Refused {
+        /// As an HTTP status code.
+        status: u16,
+        message: String,
+    },
+}
+
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Request {
     Append(AppendEntriesRequest<Types>),
     Vote(VoteRequest<Types>),
@@ -130,6 +141,12 @@ pub(super) enum Request {
     Change(Change),
     /// To the leader: let this member lead.
     HandOver(u64),
+    /// To anybody: make a copy of the replica, for me to fetch with [`Request::CopyPart`].
+    Copy,
+    CopyPart {
+        id: u64,
+        number: u32,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,8 +156,19 @@ pub(super) enum Reply {
     Snapshot(SnapshotResponse<Types>),
     Transfer(TransferLeaderResponse<Types>),
     Ticket(Ticket),
-    Proposed { applied: Applied, index: u64 },
+    Proposed {
+        applied: Applied,
+        index: u64,
+    },
+    /// The changes do not fit the leader's replica although they were made on the same state: the sender's
+    /// replica differs from it.
+    Differs,
     ReadIndex(u64),
+    Copy {
+        id: u64,
+        parts: u32,
+    },
+    CopyPart(Vec<u8>),
     Done,
 }
 
@@ -148,6 +176,6 @@ pub(super) enum Reply {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Ticket {
     pub number: u64,
-    /// The last entry with data; the holder writes on top of it.
+    /// The newest entry when it was given out: the holder must have seen it.
     pub base: u64,
 }

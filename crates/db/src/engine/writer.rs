@@ -2,23 +2,30 @@
 //!
 //! One thread runs them. All closures that wait are run in one SQLite transaction (each in a savepoint), whose
 //! changes are captured, rolled back, and proposed as one entry; each caller still gets its own result.
+//!
+//! When nothing is heard of a proposal, its fate is looked up before anything is run again. As long as nothing else
+//! was written on its base it may still come true, so the very same proposal is sent once more: whichever arrives
+//! first is applied, and the results that the callers get are those of the run that was applied.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use api::{Error, Result};
+use api::{Error, Kind, Result};
 use rusqlite::Connection;
 use rusqlite::session::Session;
 use tokio::sync::oneshot;
 
 use super::Db;
-use super::machine::{connect, is_applied};
+use super::machine::{Fate, Halt, connect};
+use super::serve::Proposed;
 use super::types::{Applied, Command};
 use crate::tx::{Tx, failed};
 
 /// Closures that share an entry.
 const GROUPED: usize = 64;
+/// Bytes of changes that one entry may have.
+const LARGEST: usize = 32 << 20;
 /// Pause before trying again when there is no leader to be reached.
 const PAUSE: Duration = Duration::from_millis(15);
 
@@ -26,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(15);
 pub(super) trait Job: Send {
     /// Runs the closure; true if its changes are to be kept.
     fn run(&mut self, tx: &Tx<'_>) -> bool;
+    /// True if the caller has gone away.
+    fn given_up(&self) -> bool;
     /// Tells the caller: its own result, or why the group failed.
     fn finish(self: Box<Self>, group: Result<()>);
 }
@@ -39,10 +48,15 @@ pub(super) struct Closure<T, F> {
 
 impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
     fn run(&mut self, tx: &Tx<'_>) -> bool {
-        let result = (self.work)(tx);
+        let broken = |_| Err(Error::internal("The transaction has panicked and was undone"));
+        let result = catch_unwind(AssertUnwindSafe(|| (self.work)(tx))).unwrap_or_else(broken);
         let keep = result.is_ok();
         self.result = Some(result);
         keep
+    }
+
+    fn given_up(&self) -> bool {
+        self.answer.is_closed()
     }
 
     fn finish(self: Box<Self>, group: Result<()>) {
@@ -52,20 +66,40 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
     }
 }
 
-/// Runs until the last handle of the database is gone.
-pub(super) fn run(db: &Db, jobs: &mpsc::Receiver<Box<dyn Job>>, runtime: &tokio::runtime::Handle) {
-    let connection =
-        match connect(db.machine.path()).and_then(|c| c.pragma_update(None, "foreign_keys", true).map(|()| c)) {
-            Ok(connection) => connection,
-            Err(e) => return tracing::error!("no transactions are possible: {e}"),
-        };
+/// Starts the thread of the writer. It ends when the sender of the jobs is gone.
+pub(super) fn start(db: Db, jobs: mpsc::Receiver<Box<dyn Job>>) -> Result<()> {
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new().name("db-writer".into()).spawn(move || run(&db, &jobs, &runtime))?;
+    Ok(())
+}
+
+fn run(db: &Db, jobs: &mpsc::Receiver<Box<dyn Job>>, runtime: &tokio::runtime::Handle) {
+    let opened = connect(db.machine.path()).and_then(|c| c.pragma_update(None, "foreign_keys", true).map(|()| c));
+    let connection = match opened {
+        Ok(connection) => connection,
+        Err(e) => return tracing::error!("no transactions are possible: {e}"),
+    };
     while let Ok(first) = jobs.recv() {
         let mut group = vec![first];
         group.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(GROUPED - 1));
-        let outcome =
-            Group { db, connection: &connection, runtime, txid: rand::random(), unsure: false }.commit(&mut group);
+        group.retain(|job| !job.given_up());
+        if group.is_empty() {
+            continue;
+        }
+        let begin =
+            || Group { db, connection: &connection, runtime, deadline: Instant::now() + db.patience(), sent: None };
+        let mut all = begin();
+        let outcome = all.commit(&mut group);
+        let refused = all.sent.is_none() && outcome.as_ref().is_err_and(|e| e.kind == Kind::BadRequest);
+        if !refused {
+            group.into_iter().for_each(|job| job.finish(outcome.clone()));
+            continue;
+        }
+        // One of them can't be replicated: the others are not to suffer for it.
         for job in group {
-            job.finish(outcome.clone());
+            let mut alone = [job];
+            let outcome = begin().commit(&mut alone);
+            alone.into_iter().for_each(|job| job.finish(outcome.clone()));
         }
     }
 }
@@ -74,57 +108,83 @@ struct Group<'a> {
     db: &'a Db,
     connection: &'a Connection,
     runtime: &'a tokio::runtime::Handle,
-    /// The same in all attempts: whichever is applied, it is found by it.
-    txid: [u8; 16],
-    /// True once an attempt has been sent of which nothing was heard.
-    unsure: bool,
+    deadline: Instant,
+    /// What was proposed last, if it is not known what became of it.
+    sent: Option<Command>,
 }
 
 impl Group<'_> {
-    /// Runs the group until it is in the log, or until patience ends.
+    /// Runs the group until it is in the log and on this replica, or until patience ends.
     fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
-        let deadline = Instant::now() + self.db.options.patience;
-        let mut last = Error::unavailable("The database has no leader");
         loop {
-            match self.attempt(group) {
+            let last = match self.attempt(group) {
                 Ok(true) => return Ok(()),
-                Ok(false) => {}
+                Ok(false) => Error::unavailable("Others wrote at the same time again and again"),
                 Err(e) if e.retryable() => {
-                    last = e;
                     std::thread::sleep(PAUSE);
+                    e
                 }
                 Err(e) => return Err(e),
-            }
-            if Instant::now() > deadline {
-                let doubt = if self.unsure { ", and it is not known whether it was done" } else { "" };
+            };
+            if Instant::now() >= self.deadline {
+                let doubt = match self.sent {
+                    Some(_) => ", and it may still be done when a majority is back",
+                    None => ", and nothing was changed",
+                };
                 return Err(last.context(format!("The change was not confirmed by a majority of the voters{doubt}")));
             }
         }
     }
 
-    /// One attempt; false if the state it was made on was outdated.
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).max(PAUSE)
+    }
+
+    /// One attempt; false if it changed nothing and has to be made again.
     fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<bool> {
-        let ticket = self.runtime.block_on(self.db.ticket())?;
-        self.runtime.block_on(self.db.wait_data(ticket.base))?;
-        if self.unsure && is_applied(self.connection, &self.txid).map_err(failed)? {
-            return Ok(true);
+        let (left, machine) = (self.left(), &self.db.machine);
+        let ticket = self.runtime.block_on(self.db.ticket(left))?;
+        self.runtime.block_on(self.db.wait_applied_for(ticket.base, self.left()))?;
+        if let Some(Command::Write { base, txid, .. }) = &self.sent {
+            match machine.fate(*base, txid)? {
+                Fate::Applied => return Ok(true),
+                Fate::Open => {}
+                Fate::Lost => self.sent = None,
+                Fate::Forgotten => {
+                    return Err(Error::internal("It is not known whether the change was made: too much came after it"));
+                }
+            }
         }
-        let (base, changeset) = self.run_all(group)?;
-        if changeset.is_empty() {
-            // Nothing to write. What was read counts only if it still is the newest state.
-            let newest = self.runtime.block_on(async {
-                self.db.give_ticket_back(ticket.number).await;
-                self.db.read_barrier().await
-            });
-            return newest.map(|()| self.db.machine.data_index() == base);
+        if self.sent.is_none() {
+            let (base, changeset) = self.run_all(group)?;
+            if changeset.is_empty() {
+                // Nothing to write, and all that was read is as new as the ticket, which is newer than the call.
+                self.runtime.block_on(self.db.give_ticket_back(ticket.number));
+                return Ok(true);
+            }
+            let (schema, txid) = (machine.version(), rand::random());
+            self.sent = Some(Command::Write { schema, base, txid, changeset });
         }
-        let command = Command::Write { schema: self.db.machine.version(), base, txid: self.txid, changeset };
-        self.unsure = true;
-        let (applied, index) = self.runtime.block_on(self.db.propose(ticket.number, command))?;
-        self.runtime.block_on(self.db.wait_applied(index))?;
-        match applied {
-            Applied::Done => Ok(true),
-            Applied::Stale | Applied::OtherSchema => Ok(false),
+        let Some(command) = self.sent.clone() else { return Ok(false) };
+        match self.runtime.block_on(self.db.propose(ticket.number, command, self.left())) {
+            Ok(Proposed::Applied(Applied::Done, index)) => {
+                // It is done, whatever happens next; but the caller may want to read it here.
+                let here = self.runtime.block_on(self.db.wait_applied_for(index, self.left()));
+                here.map(|()| true).map_err(|e| Error::internal(format!("The change was made. {}", e.message)))
+            }
+            Ok(Proposed::Applied(Applied::Stale | Applied::OtherSchema, _)) => Ok(false),
+            Ok(Proposed::Differs) => {
+                self.sent = None;
+                let why = "The database of this member differs from the leader's and waits for a fresh copy";
+                machine.halt(Halt { differs: true, why: why.into() });
+                Err(Error::unavailable(why))
+            }
+            Err(e) if !e.retryable() => {
+                // Refused before it came into the log.
+                self.sent = None;
+                Err(e)
+            }
+            Err(e) => Err(e),
         }
     }
 
@@ -134,29 +194,33 @@ impl Group<'_> {
         let _gate = machine.gate();
         let base = machine.data_index();
         self.connection.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
-        let captured = (|| {
-            let mut session = Session::new(self.connection)?;
-            session.table_filter(Some(|table: &str| !table.starts_with("_raft")));
-            session.attach(None::<&str>)?;
-            for job in group {
-                self.connection.execute_batch("SAVEPOINT job")?;
-                let keep = job.run(&Tx(self.connection));
-                self.connection.execute_batch(if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
-            }
-            let mut changeset = Vec::new();
-            session.changeset_strm(&mut changeset)?;
-            Ok(changeset)
-        })();
-        self.connection.execute_batch("ROLLBACK").map_err(failed)?;
-        captured.map(|changeset| (base, changeset)).map_err(failed)
+        let captured = capture(self.connection, group);
+        if !self.connection.is_autocommit() {
+            self.connection.execute_batch("ROLLBACK").map_err(failed)?;
+        }
+        let changeset = captured.map_err(failed)?;
+        if changeset.len() > LARGEST {
+            return Err(Error::bad_request(format!(
+                "The change is too large: {} MB, and the database takes up to {} MB at a time",
+                changeset.len() >> 20,
+                LARGEST >> 20
+            )));
+        }
+        Ok((base, changeset))
     }
 }
 
-/// Starts the thread of the writer.
-pub(super) fn start(db: Db, jobs: mpsc::Receiver<Box<dyn Job>>) -> Result<()> {
-    let runtime = tokio::runtime::Handle::current();
-    // The thread holds the parts of the database but not the sending end, so that it ends with the last handle.
-    let db = Arc::new(db);
-    std::thread::Builder::new().name("db-writer".into()).spawn(move || run(&db, &jobs, &runtime))?;
-    Ok(())
+/// Runs the closures in the transaction that is open; what those that succeed change.
+fn capture(connection: &Connection, group: &mut [Box<dyn Job>]) -> rusqlite::Result<Vec<u8>> {
+    let mut session = Session::new(connection)?;
+    session.table_filter(Some(|table: &str| !table.starts_with("_raft")));
+    session.attach(None::<&str>)?;
+    for job in group {
+        connection.execute_batch("SAVEPOINT job")?;
+        let keep = job.run(&Tx(connection));
+        connection.execute_batch(if keep { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
+    }
+    let mut changeset = Vec::new();
+    session.changeset_strm(&mut changeset)?;
+    Ok(changeset)
 }

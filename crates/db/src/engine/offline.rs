@@ -1,0 +1,101 @@
+//! What can be done with a database while no server uses it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use api::{Error, Result};
+use openraft::Membership;
+use openraft::type_config::alias::StoredMembershipOf;
+use openraft::vote::RaftLeaderId as _;
+use rusqlite::{Connection, OpenFlags};
+
+use super::log::Log;
+use super::machine::{Machine, Standing, load, make_durable, store};
+use super::types::Types;
+use super::{Schema, lock};
+use crate::tx::failed;
+
+/// What the files of a member say of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// Members that vote.
+    pub voters: Vec<u64>,
+    /// Members that hold the database and do not vote.
+    pub learners: Vec<u64>,
+    /// The last term that this member has heard of.
+    pub term: u64,
+    /// Term and index of the last entry in its log. Where a majority is lost for good, go on with the member where
+    /// these are highest: it has all that was ever acknowledged to anybody, if any of those that are left has.
+    pub last_log: (u64, u64),
+    /// The last entry that its replica holds.
+    pub applied: u64,
+    /// The schema version.
+    pub schema: i64,
+    /// Names the database among all others.
+    pub incarnation: u64,
+}
+
+fn open(dir: &Path) -> Result<Log> {
+    if !dir.join("db.bin").exists() || !dir.join("raft.db").exists() {
+        return Err(Error::not_found(format!("There is no database in {}", dir.display())));
+    }
+    Ok(Log::open(&dir.join("raft.db"))?)
+}
+
+/// The members of the database in the folder `dir`, as its files tell. Refused while a server uses it.
+pub fn members(dir: &Path) -> Result<Members> {
+    let _lock = lock(dir)?;
+    let log = open(dir)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(dir.join("db.bin"), flags).map_err(failed)?;
+    let mut standing = load(&db)?;
+    for entries in log.entries(standing.last.map_or(0, |id| id.index())) {
+        for entry in entries? {
+            if let openraft::EntryPayload::Membership(m) = entry.payload {
+                standing.membership = StoredMembershipOf::<Types>::new(Some(entry.log_id), m);
+            }
+        }
+    }
+    let last = log.state()?.last_log_id.max(standing.last);
+    let voters: BTreeSet<u64> = standing.membership.voter_ids().collect();
+    Ok(Members {
+        learners: standing.membership.nodes().map(|(id, _)| *id).filter(|id| !voters.contains(id)).collect(),
+        voters: voters.into_iter().collect(),
+        term: log.vote()?.map_or(0, |vote| vote.leader_id().term()),
+        last_log: last.map_or((0, 0), |id| (id.committed_leader_id().term(), id.index())),
+        applied: standing.last.map_or(0, |id| id.index()),
+        schema: standing.version,
+        incarnation: standing.incarnation,
+    })
+}
+
+/// Makes this member, whose Raft id is `id`, the only one of the database in the folder `dir`, after a majority
+/// of the voters was lost for good. Refused while a server uses it.
+///
+/// Everything that is in this member's log is kept, even if it was never confirmed. The database gets a new
+/// incarnation: what is left of the old one on other members is refused from now on, and they have to join again
+/// with an empty database and new ids. The number returned is the new incarnation.
+pub async fn recover_from_quorum_loss(dir: &Path, id: u64, schema: Schema) -> Result<u64> {
+    let _lock = lock(dir)?;
+    let log = open(dir)?;
+    let machine = Machine::open(&dir.join("db.bin"), schema)?;
+    let after = machine.standing().last.map_or(0, |id| id.index());
+    for entries in log.entries(after) {
+        machine.apply_all(&entries?).map_err(|halt| Error::internal(halt.why))?;
+    }
+    let standing = machine.standing();
+    let Some(last) = standing.last else {
+        return Err(Error::bad_request("The database of this member is empty: go on with another member"));
+    };
+    drop(machine);
+    let incarnation = rand::random::<u64>() | 1;
+    let alone = Membership::new_with_defaults(vec![BTreeSet::from([id])], []);
+    let standing =
+        Standing { membership: StoredMembershipOf::<Types>::new(Some(last), alone), incarnation, ..standing };
+    let db = super::machine::connect(&dir.join("db.bin")).map_err(failed)?;
+    store(&db, &standing)?;
+    make_durable(&db)?;
+    // The replica holds everything: the log, with its older memberships, can go.
+    log.restart_at(last).await?;
+    Ok(incarnation)
+}

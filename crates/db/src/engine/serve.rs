@@ -1,0 +1,314 @@
+//! What members ask of each other, and in particular of the leader: both sides of it.
+
+use std::time::{Duration, Instant};
+
+use api::{Error, Result};
+use bytes::Bytes;
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::impls::EmptyNode;
+use openraft::raft::linearizable_read::LinearizerOption;
+use openraft::type_config::alias::SnapshotOf;
+
+use super::copy::Copy;
+use super::machine::Trial;
+use super::types::{Answer, Applied, Change, Command, Letter, Reply, Request, Ticket, Types};
+use super::{ANSWER, Db};
+
+/// Pause before the leader is asked again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What the leader made of a proposal.
+pub(super) enum Proposed {
+    /// It came into the log, or was not worth it; the index of the entry.
+    Applied(Applied, u64),
+    /// This replica is not what the leader's is.
+    Differs,
+}
+
+fn unavailable(e: impl std::fmt::Display) -> Error {
+    Error::unavailable(e.to_string())
+}
+
+// ---- the answering side -----------------------------------------------------------------------------------
+
+impl Db {
+    /// Answers a request that another member sent through its [`super::Transport`]. Refusals are answers, too.
+    pub async fn serve(&self, letter: Bytes) -> Result<Bytes> {
+        let letter: Letter =
+            postcard::from_bytes(&letter).map_err(|e| Error::bad_request(format!("Unreadable request: {e}")))?;
+        let own = self.machine.incarnation();
+        let answer = if own != 0 && letter.incarnation != 0 && own != letter.incarnation {
+            Err(Error::forbidden("That member belongs to another database: its own was replaced or it was left behind"))
+        } else {
+            self.answer(letter.from, letter.request).await
+        };
+        let answer = match answer {
+            Ok(reply) => Answer::Reply(reply),
+            Err(e) => Answer::Refused { status: e.kind.status(), message: e.message },
+        };
+        postcard::to_stdvec(&answer).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
+    }
+
+    async fn answer(&self, from: u64, request: Request) -> Result<Reply> {
+        Ok(match request {
+            Request::Append(r) => {
+                let reply = self.raft.append_entries(r).await.map_err(unavailable)?;
+                if self.leader() == Some(from) {
+                    self.heard.now();
+                }
+                Reply::Append(reply)
+            }
+            Request::Vote(r) => {
+                if !r.leadership_transfer {
+                    self.must_be_free_to_vote()?;
+                }
+                Reply::Vote(self.raft.vote(r).await.map_err(unavailable)?)
+            }
+            Request::PreVote(r) => {
+                self.must_be_free_to_vote()?;
+                Reply::Vote(self.raft.pre_vote(r).await.map_err(unavailable)?)
+            }
+            Request::SnapshotPart { id, number, bytes } => {
+                self.desk.add(self.machine.dir(), id, number, &bytes)?;
+                Reply::Done
+            }
+            Request::Snapshot { id, parts, vote, meta } => {
+                let snapshot = SnapshotOf::<Types, Copy> { meta, snapshot: self.desk.take(id, parts)? };
+                Reply::Snapshot(self.raft.install_full_snapshot(vote, snapshot).await.map_err(unavailable)?)
+            }
+            Request::Transfer(r) => Reply::Transfer(self.raft.handle_transfer_leader(r).await.map_err(unavailable)?),
+            Request::Ticket => Reply::Ticket(self.ticket_for(from).await?),
+            Request::Propose { ticket, command } => {
+                let proposed = self.propose_here(command).await;
+                self.tickets.give_back(ticket);
+                proposed?
+            }
+            Request::GiveBack(number) => {
+                self.tickets.give_back(number);
+                Reply::Done
+            }
+            Request::ReadIndex => Reply::ReadIndex(self.confirm_lead().await?),
+            Request::Change(change) => {
+                self.change_here(change).await?;
+                Reply::Done
+            }
+            Request::HandOver(to) => {
+                self.hand_over_here(to).await?;
+                Reply::Done
+            }
+            Request::Copy => {
+                let machine = self.machine.clone();
+                let copied = tokio::task::spawn_blocking(move || machine.copy_out()).await.map_err(unavailable)?;
+                let (id, parts) = self.desk.lay_out(copied?.1)?;
+                Reply::Copy { id, parts }
+            }
+            Request::CopyPart { id, number } => Reply::CopyPart(self.desk.fetch(id, number)?),
+        })
+    }
+
+    /// A member that has just started has forgotten which leader it promised not to vote against, and for how long.
+    /// Leaders answer reads relying on that promise.
+    fn must_be_free_to_vote(&self) -> Result<()> {
+        match self.quiet_until {
+            Some(until) if Instant::now() < until => Err(Error::unavailable("This member has just started")),
+            _ => Ok(()),
+        }
+    }
+
+    fn must_lead(&self) -> Result<()> {
+        match self.raft.is_leader() {
+            true => Ok(()),
+            false => Err(Error::unavailable("This member does not lead the database")),
+        }
+    }
+
+    async fn ticket_for(&self, member: u64) -> Result<Ticket> {
+        self.must_lead()?;
+        let number = self.tickets.take(member).await;
+        match self.confirm_lead().await {
+            Ok(base) => Ok(Ticket { number, base }),
+            Err(e) => {
+                self.tickets.give_back(number);
+                Err(e)
+            }
+        }
+    }
+
+    /// On the leader: makes sure that it still leads; the index that a reader must have seen.
+    async fn confirm_lead(&self) -> Result<u64> {
+        let lease = self.options.lease();
+        // A third of the lease is left unused, for clocks that do not run alike.
+        let recently = LinearizerOption::new(Some(lease / 3 * 2), true).with_wait_timeout(lease);
+        let linearizer = self.raft.get_read_linearizer(recently).await.map_err(unavailable)?;
+        let state = linearizer.await_ready(&self.raft).await.map_err(unavailable)?;
+        Ok(state.read_log_id().index())
+    }
+
+    async fn propose_here(&self, command: Command) -> Result<Reply> {
+        self.must_lead()?;
+        let machine = self.machine.clone();
+        let tried = tokio::task::spawn_blocking(move || (machine.try_out(&command), command)).await;
+        let (trial, command) = tried.map_err(unavailable)?;
+        match trial.map_err(unavailable)? {
+            Trial::Fits => {
+                let (applied, index) = self.append(command).await?;
+                Ok(Reply::Proposed { applied, index })
+            }
+            Trial::Nothing(applied) => Ok(Reply::Proposed { applied, index: self.machine.data_index() }),
+            Trial::Differs => Ok(Reply::Differs),
+            Trial::Impossible(why) => Err(Error::bad_request(why)),
+        }
+    }
+
+    async fn append(&self, command: Command) -> Result<(Applied, u64)> {
+        let written = self.raft.client_write(command).await;
+        let written = written.map_err(|e| unavailable(format!("The leader could not write: {e}")))?;
+        Ok((written.data, written.log_id.index()))
+    }
+
+    async fn change_here(&self, change: Change) -> Result<()> {
+        let (change, retain) = match change {
+            Change::AddLearner(id) => {
+                let added = self.raft.add_learner(id, EmptyNode {}, false).await;
+                return added.map(drop).map_err(|e| unavailable(format!("Adding a database member: {e}")));
+            }
+            Change::Voters(ids) if ids.is_empty() => {
+                return Err(Error::bad_request("The database can't do without voters"));
+            }
+            Change::Voters(ids) => (ChangeMembers::ReplaceAllVoters(ids.into_iter().collect()), true),
+            Change::Remove(id) if self.status().voters.contains(&id) => {
+                (ChangeMembers::RemoveVoters([id].into()), false)
+            }
+            Change::Remove(id) => (ChangeMembers::RemoveNodes([id].into()), false),
+        };
+        let changed = self.raft.change_membership(change, retain).await;
+        changed.map(drop).map_err(|e| unavailable(format!("Changing the database members: {e}")))
+    }
+
+    async fn hand_over_here(&self, to: u64) -> Result<()> {
+        if !self.status().voters.contains(&to) {
+            return Err(Error::bad_request(format!("Database member {to} does not vote and can't lead")));
+        }
+        self.raft.trigger().transfer_leader(to).await.map_err(unavailable)
+    }
+}
+
+// ---- the asking side --------------------------------------------------------------------------------------
+
+impl Db {
+    /// The leader that this member believes in; it may be gone already.
+    pub(super) fn leader(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// Sends a request to the leader, or answers it here; waits for a leader if none is known. Gives up early when
+    /// another member becomes the leader.
+    pub(super) async fn at_leader(&self, request: Request, timeout: Duration) -> Result<Reply> {
+        let deadline = Instant::now() + timeout;
+        let leader = self.leader_until(deadline).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let answer = async {
+            if leader == self.options.id {
+                let here = tokio::time::timeout(left, self.answer(leader, request)).await;
+                here.unwrap_or_else(|_| Err(Error::unavailable("The database's voters do not answer in time")))
+            } else {
+                self.post.ask(leader, request, left).await
+            }
+        };
+        tokio::select! {
+            answer = answer => answer,
+            () = self.deposed(leader) => Err(Error::unavailable("The leader of the database has changed")),
+        }
+    }
+
+    async fn leader_until(&self, deadline: Instant) -> Result<u64> {
+        let mut server = self.raft.server_metrics();
+        loop {
+            if let Some(leader) = server.borrow_watched().current_leader {
+                return Ok(leader);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, server.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Error::unavailable("The database is shutting down")),
+                Err(_) => return Err(Error::unavailable("The database has no leader")),
+            }
+        }
+    }
+
+    /// Returns when another member leads than `leader`.
+    async fn deposed(&self, leader: u64) {
+        let mut server = self.raft.server_metrics();
+        loop {
+            if server.borrow_watched().current_leader.is_some_and(|now| now != leader) {
+                return;
+            }
+            if server.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Returns when this replica holds everything that was acknowledged before the call.
+    pub async fn read_barrier(&self) -> Result<()> {
+        self.reader.barrier(|| self.ask_and_wait()).await
+    }
+
+    async fn ask_and_wait(&self) -> Result<()> {
+        let deadline = Instant::now() + self.patience();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let refused = match self.at_leader(Request::ReadIndex, left.min(ANSWER)).await {
+                Ok(Reply::ReadIndex(index)) => return self.wait_applied_for(index, left).await,
+                Ok(_) => return Err(Error::internal("Unexpected answer of the leader")),
+                Err(e) => e,
+            };
+            if !refused.retryable() || left.is_zero() {
+                return Err(refused.context("The newest state of the database can't be known"));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    pub(super) async fn ticket(&self, timeout: Duration) -> Result<Ticket> {
+        match self.at_leader(Request::Ticket, timeout.min(ANSWER)).await? {
+            Reply::Ticket(ticket) => Ok(ticket),
+            _ => Err(Error::internal("Unexpected answer of the leader")),
+        }
+    }
+
+    /// Nobody waits for it: at worst the ticket expires.
+    pub(super) async fn give_ticket_back(&self, number: u64) {
+        let db = self.clone();
+        tokio::spawn(async move { db.at_leader(Request::GiveBack(number), ANSWER).await.map(drop) });
+    }
+
+    pub(super) async fn propose(&self, ticket: u64, command: Command, timeout: Duration) -> Result<Proposed> {
+        match self.at_leader(Request::Propose { ticket, command }, timeout.min(ANSWER)).await? {
+            Reply::Proposed { applied, index } => Ok(Proposed::Applied(applied, index)),
+            Reply::Differs => Ok(Proposed::Differs),
+            _ => Err(Error::internal("Unexpected answer of the leader")),
+        }
+    }
+
+    /// Waits until this replica has applied the entry `index`.
+    pub async fn wait_applied(&self, index: u64) -> Result<()> {
+        self.wait_applied_for(index, self.options.patience).await
+    }
+
+    pub(super) async fn wait_applied_for(&self, index: u64, timeout: Duration) -> Result<()> {
+        let mut applied = self.machine.watch_applied();
+        match tokio::time::timeout(timeout, applied.wait_for(|now| *now >= index)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(self.lagging()),
+        }
+    }
+
+    fn lagging(&self) -> Error {
+        match &*self.machine.watch_halted().borrow() {
+            Some(halt) => Error::unavailable(&halt.why),
+            None => Error::unavailable("The database of this member lags behind the others and can't catch up"),
+        }
+    }
+}
