@@ -58,4 +58,12 @@ crate::endpoints! {
     SQL = POST "/internal/sql" (SqlQuery) -> Sync<SqlBatch>, Member, At::Any, "";
     /// Upgrades to a link between members: frames of requests and answers.
     LINK = GET "/internal/link" -> Raw, Member, At::Any, "";
+    /// A server with a join token asks to become a member.
+    ACCEPT = POST "/internal/cluster/accept" (Value) -> Sync<Value>, Anyone, At::Any, "";
+    /// A pending member is ready for the database.
+    CONNECT = POST "/internal/cluster/connect" (Value) -> Sync<()>, Member, At::Any, "";
+    /// A pending member gives up.
+    ABORT = POST "/internal/cluster/abort" (Value) -> Sync<()>, Member, At::Any, "";
+    /// The member was removed: it becomes a server of its own again.
+    RESET = POST "/internal/cluster/reset" -> Sync<()>, Member, At::Any, "";
 }

@@ -4,6 +4,7 @@
 //! nothing here knows files, sockets, processes or async code.
 
 pub mod evacuate;
+pub mod filter;
 pub mod member;
 pub mod net;
 pub mod placement;

@@ -1,3 +1,109 @@
-//! `incusd`.
+//! `incusd`: the daemon that runs on every member.
 
-fn main() {}
+mod args;
+mod certs;
+mod dial;
+mod edge;
+mod events;
+mod join;
+mod operations;
+mod paths;
+mod services;
+mod start;
+mod state;
+
+use std::process::ExitCode;
+
+use api::Result;
+use api::error::Context as _;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Some(Command::Version) = args.command {
+        println!("{}", services::server::VERSION);
+        return ExitCode::SUCCESS;
+    }
+    let done = log(&args).and_then(|()| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
+            .enable_all()
+            .build()
+            .context("Starting the runtime")?;
+        runtime.block_on(run(&args))
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("Error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
+    let daemon = start::up(args).await?;
+    tracing::info!("serving");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut power = signal(SignalKind::from_raw(POWER))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = power.recv() => services::internal::stop_instances(&daemon).await,
+        () = daemon.stop.notified() => {}
+    }
+    tracing::info!("stopping");
+    start::down(&daemon).await;
+    Ok(())
+}
+
+/// SIGPWR, with which an init tells that the machine goes down.
+const POWER: i32 = 30;
+
+fn log(args: &Args) -> Result<()> {
+    let level = match args {
+        Args { debug: true, .. } => "debug",
+        Args { verbose: true, .. } => "info",
+        _ => "warn",
+    };
+    // The Raft library tells far more than a person wants to read.
+    let filter = EnvFilter::try_from_env("INCUS_LOG").unwrap_or_else(|_| {
+        EnvFilter::new(format!("{level},openraft=warn,hyper=warn,rustls=warn,tokio_util=warn,mio=warn"))
+    });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match &args.logfile {
+        Some(path) => {
+            let file = std::fs::File::options().create(true).append(true).open(path);
+            let file = file.context(format!("Opening the log file {}", path.display()))?;
+            builder.with_writer(std::sync::Mutex::new(file)).init();
+        }
+        None if args.syslog => builder.with_writer(syslog()?).init(),
+        None => builder.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
+/// Lines to the machine's syslog socket (RFC 3164: facility daemon, severity notice).
+fn syslog() -> Result<impl for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static> {
+    struct Line(std::sync::Arc<std::os::unix::net::UnixDatagram>);
+    impl std::io::Write for Line {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            let mut message = format!("<29>incusd[{}]: ", std::process::id()).into_bytes();
+            message.extend_from_slice(line.trim_ascii_end());
+            self.0.send(&message)?;
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.connect("/dev/log").context("Connecting to syslog at /dev/log")?;
+    let socket = std::sync::Arc::new(socket);
+    Ok(move || Line(socket.clone()))
+}

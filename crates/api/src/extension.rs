@@ -1,0 +1,65 @@
+//! The extensions of the API that this server has, in the order in which they came to be.
+//!
+//! An extension stands here when everything that it promises works; clients look before they ask.
+
+/// All of them.
+pub const ALL: &[&str] = &[
+    "etag",
+    "patch",
+    "profile_usedby",
+    "certificate_update",
+    "entity_description",
+    "operation_description",
+    "clustering",
+    "event_lifecycle",
+    "clustering_join",
+    "projects",
+    "clustering_server_address",
+    "event_location",
+    "clustering_roles",
+    "clustering_architecture",
+    "api_filtering",
+    "clustering_sizing",
+    "clustering_edit_roles",
+    "clustering_failure_domains",
+    "certificate_project",
+    "projects_restricted_cluster_target",
+    "warnings",
+    "clustering_join_token",
+    "clustering_description",
+    "clustering_update_cert",
+    "server_instance_driver_operational",
+    "event_lifecycle_requestor_address",
+    "clustering_config",
+    "certificate_self_renewal",
+    "clustering_groups",
+    "event_project",
+    "certificate_token",
+    "internal_metrics",
+    "cluster_join_token_expiry",
+    "remote_token_expiry",
+    "cluster_member_state",
+    "auth_user",
+    "operations_get_query_all_projects",
+    "event_lifecycle_name_and_project",
+    "operation_wait",
+    "certificate_description",
+    "clustering_groups_config",
+    "cluster_group_usedby",
+];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_stands_once_and_incus_knows_it() {
+        let mut seen = std::collections::BTreeSet::new();
+        assert!(super::ALL.iter().all(|e| seen.insert(e)), "each stands once");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/contract/api-extensions.txt");
+        let Ok(known) = std::fs::read_to_string(path) else {
+            return eprintln!("SKIPPED: the contract is not here, names of extensions are not compared");
+        };
+        let known: std::collections::BTreeSet<&str> = known.lines().map(str::trim).collect();
+        let unknown: Vec<_> = super::ALL.iter().filter(|e| !known.contains(**e)).collect();
+        assert!(unknown.is_empty(), "Incus has no extensions {unknown:?}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Keys of the server: those that mean something for what exists.
+
+use crate::expiry::Expiry;
+
+fn one_of(value: &str, all: &[&str]) -> Result<(), String> {
+    if all.contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("Invalid value \"{value}\" (not one of {})", all.join(", ")))
+    }
+}
+
+fn address(value: &str) -> Result<(), String> {
+    let host_and_port = |v: &str| v.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let bare = value.parse::<std::net::IpAddr>().is_ok() || !value.contains(':');
+    if bare || host_and_port(value) { Ok(()) } else { Err(format!("Invalid address \"{value}\"")) }
+}
+
+fn between(n: i64, low: i64, high: i64) -> Result<(), String> {
+    if (low..=high).contains(&n) { Ok(()) } else { Err(format!("Value must be between {low} and {high}")) }
+}
+
+fn expiry(value: &str) -> Result<(), String> {
+    Expiry::parse(value).map(drop).map_err(|e| e.message)
+}
+
+crate::keys! { SERVER {
+    /// Seconds of silence after which the instances of a member are started elsewhere; 0 never does.
+    HEALING_THRESHOLD: i64 = "cluster.healing_threshold", "0", Global,
+        |n| if *n >= 0 { Ok(()) } else { Err("Value must not be negative".into()) };
+    /// Where this member is reached by the others.
+    CLUSTER_ADDRESS: String = "cluster.https_address", "", Local, |v| address(v);
+    /// How many members keep a copy of each image; -1 for all of them.
+    IMAGES_MINIMAL_REPLICA: i64 = "cluster.images_minimal_replica", "3", Global,
+        |n| if *n >= 1 || *n == -1 { Ok(()) } else { Err("Minimal value is 1 or -1 for all members".into()) };
+    /// How long a join token is good for.
+    JOIN_TOKEN_EXPIRY: String = "cluster.join_token_expiry", "3H", Global, |v| expiry(v);
+    /// How many members are shown as stand-by.
+    MAX_STANDBY: i64 = "cluster.max_standby", "2", Global,
+        |n| between(*n, 0, 5);
+    /// How many members vote in the database.
+    MAX_VOTERS: i64 = "cluster.max_voters", "3", Global,
+        |n| if *n >= 3 && n % 2 == 1 { Ok(()) } else { Err("Value must be an odd number equal to or higher than 3".into()) };
+    /// Seconds of silence after which a member counts as offline.
+    OFFLINE_THRESHOLD: i64 = "cluster.offline_threshold", "20", Global,
+        |n| if *n > 10 { Ok(()) } else { Err("Value must be greater than '10'".into()) };
+    /// Instances moved at once when the load is balanced.
+    REBALANCE_BATCH: i64 = "cluster.rebalance.batch", "1", Global, |n| between(*n, 1, i64::MAX);
+    /// How long an instance is left in peace after it was moved for balance.
+    REBALANCE_COOLDOWN: String = "cluster.rebalance.cooldown", "6H", Global, |v| expiry(v);
+    /// Minutes between two looks at the balance; 0 never looks.
+    REBALANCE_INTERVAL: i64 = "cluster.rebalance.interval", "0", Global, |n| between(*n, 0, i64::MAX);
+    /// Percent of difference in load at which instances are moved.
+    REBALANCE_THRESHOLD: i64 = "cluster.rebalance.threshold", "20", Global, |n| between(*n, 10, 100);
+    /// Where the API is reached.
+    HTTPS_ADDRESS: String = "core.https_address", "", Local, |v| address(v);
+    /// Where metrics are read.
+    METRICS_ADDRESS: String = "core.metrics_address", "", Local, |v| address(v);
+    /// Whether readers of metrics must be trusted.
+    METRICS_AUTHENTICATION: bool = "core.metrics_authentication", "true", Global;
+    /// Proxy for HTTP requests of the daemon.
+    PROXY_HTTP: String = "core.proxy_http", "", Global;
+    /// Proxy for HTTPS requests of the daemon.
+    PROXY_HTTPS: String = "core.proxy_https", "", Global;
+    /// Hosts that are reached without a proxy.
+    PROXY_IGNORE_HOSTS: String = "core.proxy_ignore_hosts", "", Global;
+    /// How long a trust token is good for; empty for ever.
+    REMOTE_TOKEN_EXPIRY: String = "core.remote_token_expiry", "", Global, |v| expiry(v);
+    /// What happens to instances when the machine goes down: `shutdown` or `evacuate`.
+    SHUTDOWN_ACTION: String = "core.shutdown_action", "shutdown", Global,
+        |v| one_of(v, &["shutdown", "evacuate"]);
+    /// Minutes that running operations get at a shutdown.
+    SHUTDOWN_TIMEOUT: i64 = "core.shutdown_timeout", "5", Global, |n| between(*n, 0, i64::MAX);
+    /// Whether images that came along with instances are kept up to date.
+    IMAGES_AUTO_UPDATE_CACHED: bool = "images.auto_update_cached", "true", Global;
+    /// Hours between two looks for newer images; 0 never looks.
+    IMAGES_AUTO_UPDATE_INTERVAL: i64 = "images.auto_update_interval", "6", Global, |n| between(*n, 0, i64::MAX);
+    /// How images are compressed: `bzip2`, `gzip`, `lz4`, `lzma`, `xz`, `zstd` or `none`.
+    IMAGES_COMPRESSION: String = "images.compression_algorithm", "gzip", Global,
+        |v| one_of(v.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"]);
+    /// The architecture that is preferred where an image has several.
+    IMAGES_ARCHITECTURE: String = "images.default_architecture", "", Global;
+    /// Days after which an image that came along is forgotten.
+    IMAGES_CACHE_EXPIRY: i64 = "images.remote_cache_expiry", "10", Global, |n| between(*n, 0, i64::MAX);
+    /// How backups are compressed.
+    BACKUPS_COMPRESSION: String = "backups.compression_algorithm", "gzip", Global,
+        |v| one_of(v.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"]);
+    /// How the host's side of a network device is named: `random` or `mac`.
+    NIC_HOST_NAME: String = "instances.nic.host_name", "random", Global, |v| one_of(v, &["random", "mac"]);
+    /// The pattern of generated MAC addresses; `x` is any digit.
+    HWADDR_PATTERN: String = "network.hwaddr_pattern", "10:66:6a:xx:xx:xx", Global;
+    /// The volume that backups are kept on, as `pool/volume`.
+    BACKUPS_VOLUME: String = "storage.backups_volume", "", Local;
+    /// The volume that images are kept on, as `pool/volume`.
+    IMAGES_VOLUME: String = "storage.images_volume", "", Local;
+    /// Anything.
+    USER: String = "user.*", "", Global;
+}}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::check;
+
+    #[test]
+    fn values_are_refused_in_the_words_that_clients_know() {
+        for (key, value, want) in [
+            ("cluster.bogus", "1", "cannot set 'cluster.bogus' to '1': unknown key"),
+            (
+                "cluster.max_voters",
+                "4",
+                "cannot set 'cluster.max_voters' to '4': Value must be an odd number equal to or higher than 3",
+            ),
+            (
+                "cluster.offline_threshold",
+                "1",
+                "cannot set 'cluster.offline_threshold' to '1': Value must be greater than '10'",
+            ),
+            (
+                "core.shutdown_action",
+                "x",
+                "cannot set 'core.shutdown_action' to 'x': Invalid value \"x\" (not one of shutdown, evacuate)",
+            ),
+            (
+                "cluster.join_token_expiry",
+                "3 days",
+                "cannot set 'cluster.join_token_expiry' to '3 days': Invalid expiry expression",
+            ),
+            ("core.https_address", "a:b", "cannot set 'core.https_address' to 'a:b': Invalid address \"a:b\""),
+        ] {
+            assert_eq!(check(SERVER, key, value).unwrap_err().message, want);
+        }
+        for (key, value) in [
+            ("cluster.max_voters", "5"),
+            ("cluster.max_voters", ""),
+            ("core.https_address", "[::]:8443"),
+            ("core.https_address", "192.0.2.1"),
+            ("user.x.y", "z"),
+        ] {
+            assert_eq!(check(SERVER, key, value), Ok(()), "{key}={value}");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The daemon's command line.
+
+use clap::{Parser, Subcommand};
+
+/// The Incus daemon of incus-rs: manages the instances, storage and networks of this machine, alone or as a
+/// member of a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "incusd", version = concat!(env!("CARGO_PKG_VERSION"), ""))]
+pub struct Args {
+    /// Show all debug messages
+    #[arg(short, long)]
+    pub debug: bool,
+    /// Show all information messages
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// The group of users that may use the daemon's socket
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+    /// Write the log to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub logfile: Option<std::path::PathBuf>,
+    /// Send the log to syslog
+    #[arg(long)]
+    pub syslog: bool,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What else the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the server version
+    Version,
+}

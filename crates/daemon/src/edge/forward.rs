@@ -1,0 +1,102 @@
+//! Sending a request on to the member that it concerns.
+//!
+//! Which member that is follows from the endpoint's declaration ([`At`]), the query and the database. The other
+//! member trusts this one's certificate and learns from headers who asked in the first place.
+
+use api::endpoint::At;
+use api::{Error, Info, Result};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+
+use super::auth::{Caller, Trust};
+use super::reply::Body;
+use super::request::Cx;
+
+const USERNAME: HeaderName = HeaderName::from_static("x-incus-forwarded-username");
+const PROTOCOL: HeaderName = HeaderName::from_static("x-incus-forwarded-protocol");
+const ADDRESS: HeaderName = HeaderName::from_static("x-incus-forwarded-address");
+const PROJECTS: HeaderName = HeaderName::from_static("x-incus-forwarded-projects");
+
+/// The one who asked in the first place. Only another member is believed about that.
+pub fn original_caller(caller: Caller, headers: &HeaderMap) -> Caller {
+    let header = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+    let (true, Some(name)) = (caller.protocol == "cluster", header(&USERNAME)) else { return caller };
+    let trust = match header(&PROJECTS) {
+        Some(projects) => Trust::Restricted(projects.split(',').map(str::to_owned).collect()),
+        None => caller.trust,
+    };
+    let protocol = match header(&PROTOCOL) {
+        Some("unix") => "unix",
+        Some("tls") => "tls",
+        _ => "cluster",
+    };
+    Caller {
+        trust,
+        name: name.to_owned(),
+        protocol,
+        address: header(&ADDRESS).unwrap_or_default().to_owned(),
+        certificate: None,
+    }
+}
+
+/// The address of the member that serves the request, or `None` if that is this one.
+pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
+    if !cx.daemon.clustered() {
+        return Ok(None);
+    }
+    let target = cx.param("target");
+    let name = match info.at {
+        At::Any => return Ok(None),
+        At::Operation => return Ok(cx.daemon.operation_address(cx.arg(0))),
+        At::Member => cx.arg(0).to_owned(),
+        At::Target | At::Volume | At::Instance if !target.is_empty() && !target.starts_with('@') => target.to_owned(),
+        At::Target | At::Volume => return Ok(None),
+        At::Instance => return cx.daemon.instance_address(cx.project(), cx.arg(0)).await,
+        At::Leader => return Ok(cx.daemon.leader_address()),
+    };
+    cx.daemon.member_address(&name).await
+}
+
+/// Sends the request to the member at `address` and gives its answer, upgraded connections included.
+pub async fn send(cx: &Cx, address: &str, mut request: Request<Incoming>) -> Result<Response<Body>> {
+    let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+    let mut onward = Request::builder().method(parts.method).uri(path);
+    if let Some(headers) = onward.headers_mut() {
+        headers.extend(parts.headers);
+        for (name, value) in [
+            (USERNAME, cx.caller.name.as_str()),
+            (PROTOCOL, cx.caller.protocol),
+            (ADDRESS, cx.caller.address.as_str()),
+        ] {
+            headers.insert(name, HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("")));
+        }
+        headers.remove(PROJECTS);
+        if let Trust::Restricted(projects) = &cx.caller.trust {
+            let projects = projects.iter().cloned().collect::<Vec<_>>().join(",");
+            headers.insert(PROJECTS, HeaderValue::from_str(&projects).unwrap_or(HeaderValue::from_static("")));
+        }
+    }
+    let body = body.map_err(std::io::Error::other).boxed();
+    let onward = onward.body(body).map_err(|e| Error::internal(e.to_string()))?;
+    let mut answer = cx.daemon.remote(address)?.send(onward).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(ours) = upgrade
+    {
+        let theirs = hyper::upgrade::on(&mut answer);
+        tokio::spawn(async move {
+            if let (Ok(ours), Ok(theirs)) = (ours.await, theirs.await) {
+                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await;
+            }
+        });
+    }
+    let (mut parts, body) = answer.into_parts();
+    if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+        parts.headers.remove(CONNECTION);
+    }
+    Ok(Response::from_parts(parts, body.map_err(std::io::Error::other).boxed()))
+}

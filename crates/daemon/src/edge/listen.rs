@@ -1,0 +1,142 @@
+//! Accepting connections, and finding out who is there.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use api::{Error, Result};
+use api::error::Context as _;
+use client::tls::fingerprint_of;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::task::JoinHandle;
+
+use super::auth::{Caller, Trust};
+use crate::state::Daemon;
+
+/// How long a client may take for its TLS handshake, and for the head of a request.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Serves the unix socket until the task is aborted.
+pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<JoinHandle<()>> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path).context(format!("Listening on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).context("Setting the socket's mode")?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group)).context("Setting the socket's group")?;
+    }
+    Ok(tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let uid = stream.peer_cred().map_or(0, |c| c.uid());
+            let caller = Caller {
+                trust: Trust::Member,
+                name: user_name(uid),
+                protocol: "unix",
+                address: "@".into(),
+                certificate: None,
+            };
+            tokio::spawn(serve(daemon.clone(), caller, stream));
+        }
+    }))
+}
+
+/// A TCP socket on `address` (`host:port`; `[::]` and an empty host stand for all).
+pub fn bind(address: &str) -> Result<TcpListener> {
+    let failed = |e: &dyn std::fmt::Display| Error::bad_request(format!("Cannot listen on https socket \"{address}\": {e}"));
+    let text = match address {
+        a if a.starts_with(':') => format!("[::]{a}"),
+        a => a.to_owned(),
+    };
+    let parsed: SocketAddr = text.parse().map_err(|e| failed(&e))?;
+    let socket = if parsed.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|e| failed(&e))?;
+    socket.set_reuseaddr(true).map_err(|e| failed(&e))?;
+    socket.bind(parsed).map_err(|e| failed(&e))?;
+    socket.listen(1024).map_err(|e| failed(&e))
+}
+
+/// Serves HTTPS until the task is aborted. The certificate is looked up for each connection.
+pub fn https(daemon: Arc<Daemon>, listener: TcpListener) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, peer)) = listener.accept().await else {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let _ = stream.set_nodelay(true);
+            let daemon = daemon.clone();
+            tokio::spawn(async move {
+                let acceptor = tokio_rustls::TlsAcceptor::from(daemon.server_tls());
+                let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+                let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
+                let caller = tls_caller(&daemon, peer, certificate).await;
+                serve(daemon, caller, stream).await;
+            });
+        }
+    })
+}
+
+async fn tls_caller(daemon: &Daemon, peer: SocketAddr, certificate: Option<Vec<u8>>) -> Caller {
+    let address = peer.to_string();
+    let nobody = Caller { trust: Trust::None, name: String::new(), protocol: "tls", address, certificate };
+    let Some(fingerprint) = nobody.certificate.as_deref().map(fingerprint_of) else { return nobody };
+    match daemon.trust_of(&fingerprint).await {
+        Some(Trust::Member) => Caller { trust: Trust::Member, name: fingerprint, protocol: "cluster", ..nobody },
+        Some(trust) => Caller { trust, name: fingerprint, ..nobody },
+        None => nobody,
+    }
+}
+
+async fn serve(daemon: Arc<Daemon>, caller: Caller, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let service = service_fn(move |request| {
+        let (daemon, mut caller) = (daemon.clone(), caller.clone());
+        async move {
+            // A client may have been trusted or distrusted since it connected.
+            if let Some(fingerprint) = caller.certificate.as_deref().map(fingerprint_of) {
+                let trust = daemon.trust_of(&fingerprint).await;
+                caller.protocol = if trust == Some(Trust::Member) { "cluster" } else { "tls" };
+                caller.name = if trust.is_some() { fingerprint } else { String::new() };
+                caller.trust = trust.unwrap_or(Trust::None);
+            }
+            let router = daemon.router.clone();
+            Ok::<_, std::convert::Infallible>(router.serve(daemon, caller, request).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    if let Err(e) = connection.await {
+        tracing::debug!("connection: {e}");
+    }
+}
+
+/// The name of a user of this machine; the number if it has none.
+fn user_name(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    };
+    users.lines().find_map(of_line).unwrap_or_else(|| uid.to_string())
+}
+
+/// The id of a group of this machine.
+pub fn group_id(name: &str) -> Result<u32> {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    groups.lines().find_map(of_line).ok_or_else(|| Error::bad_request(format!("The group \"{name}\" does not exist")))
+}

@@ -1,0 +1,15 @@
+//! The edge: HTTP comes in here and is known nowhere else.
+//!
+//! [`listen`] accepts connections and finds out who is there, [`router`] finds the handler and checks the
+//! permission, [`forward`] sends a request on to the member that it concerns, [`request`] is what a handler gets.
+
+pub mod auth;
+pub mod forward;
+pub mod listen;
+pub mod reply;
+pub mod request;
+pub mod router;
+
+pub use reply::Body;
+pub use request::Cx;
+pub use router::Router;

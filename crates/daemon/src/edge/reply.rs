@@ -1,0 +1,57 @@
+//! Answers as HTTP.
+
+use api::envelope::Envelope;
+use api::{Error, Result};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+/// The body of an answer.
+pub type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn json(status: StatusCode, envelope: &Envelope) -> Response<Body> {
+    // Serialising an envelope cannot fail: all its keys are strings.
+    let body = serde_json::to_vec(envelope).unwrap_or_default();
+    let mut response = Response::new(full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// A value.
+pub fn sync(value: Value) -> Response<Body> {
+    json(StatusCode::OK, &Envelope::sync(value))
+}
+
+/// A background operation.
+pub fn operation(operation: &api::operation::Operation) -> Result<Response<Body>> {
+    let value = serde_json::to_value(operation).map_err(|e| Error::internal(e.to_string()))?;
+    let url = operation.url();
+    let mut response = json(StatusCode::ACCEPTED, &Envelope::operation(url.clone(), value));
+    if let Ok(url) = HeaderValue::from_str(&url) {
+        response.headers_mut().insert("location", url);
+    }
+    Ok(response)
+}
+
+/// A refusal.
+pub fn error(e: &Error) -> Response<Body> {
+    let status = StatusCode::from_u16(e.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    json(status, &Envelope::error(e))
+}
+
+/// What identifies a state of something, for `ETag` and `If-Match`.
+pub fn etag(value: &impl Serialize) -> String {
+    hex::encode(Sha256::digest(serde_json::to_vec(value).unwrap_or_default()))
+}

@@ -1,0 +1,200 @@
+//! From a request to its handler: path, method, permission, member, body; and from its result to the answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::endpoint::{At, Background, List, Listed, Method, Raw, Reply, Sync};
+use api::{Endpoint, Error, Info, Kind, Result};
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::auth::{self, Caller};
+use super::reply::{self, Body};
+use super::request::{self, Cx};
+use super::forward;
+use crate::operations::Operation;
+use crate::state::Daemon;
+
+type Handler = Arc<dyn Fn(Cx, Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>> + Send + std::marker::Sync>;
+
+struct Route {
+    info: Info,
+    segments: Vec<&'static str>,
+    handler: Handler,
+}
+
+/// All handlers, by endpoint.
+#[derive(Default)]
+pub struct Router {
+    routes: Vec<Route>,
+}
+
+impl Router {
+    /// Answers an endpoint with a value.
+    pub fn sync<B, T, F, Fut>(&mut self, endpoint: &Endpoint<B, Sync<T>>, handler: F)
+    where
+        B: DeserializeOwned + Send + 'static,
+        T: Serialize + DeserializeOwned + 'static,
+        F: Fn(Cx, B) -> Fut + Send + std::marker::Sync + Clone + 'static,
+        Fut: Future<Output = Result<T>> + Send,
+    {
+        self.add(endpoint, move |cx, request| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let body = request::json(request.into_body()).await?;
+                let answer = cx.answer.clone();
+                let value = handler(cx, body).await?;
+                let mut response = reply::sync(to_value(&value)?);
+                if let Some(etag) = answer.etag.get().and_then(|e| HeaderValue::from_str(&format!("\"{e}\"")).ok()) {
+                    response.headers_mut().insert("etag", etag);
+                    response.headers_mut().remove("x-content-type-options");
+                }
+                if let Some(location) = answer.location.get().and_then(|l| HeaderValue::from_str(l).ok()) {
+                    *response.status_mut() = StatusCode::CREATED;
+                    response.headers_mut().insert("location", location);
+                }
+                Ok(response)
+            })
+        });
+    }
+
+    /// Answers an endpoint with a list: URLs, or the things themselves with `?recursion=`.
+    pub fn list<B, T, F, Fut>(&mut self, endpoint: &Endpoint<B, List<T>>, handler: F)
+    where
+        B: DeserializeOwned + Send + 'static,
+        T: Listed + Send + 'static,
+        F: Fn(Cx, B) -> Fut + Send + std::marker::Sync + Clone + 'static,
+        Fut: Future<Output = Result<Vec<T>>> + Send,
+    {
+        self.add(endpoint, move |cx, request| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let body = request::json(request.into_body()).await?;
+                let (recursion, filter) = (cx.param("recursion").to_owned(), cx.param("filter").to_owned());
+                let filter = incus_core::filter::Filter::parse(&filter)?;
+                let mut values = Vec::new();
+                for thing in handler(cx, body).await? {
+                    let value = to_value(&thing)?;
+                    if filter.accepts(&value) {
+                        values.push(if matches!(recursion.as_str(), "" | "0") { thing.url().into() } else { value });
+                    }
+                }
+                Ok(reply::sync(Value::Array(values)))
+            })
+        });
+    }
+
+    /// Answers an endpoint with a background operation.
+    pub fn operation<B, F, Fut>(&mut self, endpoint: &Endpoint<B, Background>, handler: F)
+    where
+        B: DeserializeOwned + Send + 'static,
+        F: Fn(Cx, B) -> Fut + Send + std::marker::Sync + Clone + 'static,
+        Fut: Future<Output = Result<Arc<Operation>>> + Send,
+    {
+        self.add(endpoint, move |cx, request| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let body = request::json(request.into_body()).await?;
+                reply::operation(&handler(cx, body).await?.view())
+            })
+        });
+    }
+
+    /// Answers an endpoint with whatever the handler makes of the request.
+    pub fn raw<B, F, Fut>(&mut self, endpoint: &Endpoint<B, Raw>, handler: F)
+    where
+        F: Fn(Cx, Request<Incoming>) -> Fut + Send + std::marker::Sync + Clone + 'static,
+        Fut: Future<Output = Result<Response<Body>>> + Send,
+    {
+        self.add(endpoint, move |cx, request| {
+            let handler = handler.clone();
+            Box::pin(async move { handler(cx, request).await })
+        });
+    }
+
+    fn add<B, R: Reply>(
+        &mut self,
+        endpoint: &Endpoint<B, R>,
+        handler: impl Fn(Cx, Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>> + Send + std::marker::Sync + 'static,
+    ) {
+        let info = endpoint.info;
+        self.routes.push(Route { info, segments: segments(info.path), handler: Arc::new(handler) });
+    }
+
+    /// The endpoints that have a handler.
+    #[cfg(test)]
+    pub fn endpoints(&self) -> impl Iterator<Item = &Info> {
+        self.routes.iter().map(|r| &r.info)
+    }
+
+    /// Answers a request.
+    pub async fn serve(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
+        match self.answer(daemon, caller, request).await {
+            Ok(response) => response,
+            Err(e) => reply::error(&e),
+        }
+    }
+
+    async fn answer(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>> {
+        let (route, args) = self.find(request.method().as_str(), request.uri().path())?;
+        let query = request::parse_query(request.uri().query().unwrap_or_default());
+        let headers = request.headers().clone();
+        let caller = forward::original_caller(caller, &headers);
+        let cx = Cx { daemon, caller, args, query, headers, answer: Arc::default() };
+        if !auth::may(&cx.caller.trust, route.info.allow, cx.project()) {
+            return Err(Error::forbidden("not authorized"));
+        }
+        match forward::destination(&cx, &route.info).await? {
+            Some(address) => forward::send(&cx, &address, request).await,
+            None => (route.handler)(cx, request).await,
+        }
+    }
+
+    fn find(&self, method: &str, path: &str) -> Result<(&Route, Vec<String>)> {
+        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        let fitting: Vec<&Route> = self.routes.iter().filter(|r| fits(&r.segments, &parts)).collect();
+        if fitting.is_empty() {
+            return Err(Error::not_found("not found"));
+        }
+        // What is spelled out comes before what stands for anything.
+        let best = fitting.iter().map(|r| fixed(&r.segments)).max().unwrap_or(0);
+        let mut fitting = fitting.into_iter().filter(|r| fixed(&r.segments) == best);
+        let route = fitting
+            .find(|r| r.info.method.as_str() == method || (method == "HEAD" && r.info.method == Method::GET))
+            .ok_or_else(|| Error::new(Kind::NotImplemented, "not implemented"))?;
+        let args = route.segments.iter().zip(&parts).filter(|(s, _)| s.starts_with('{'));
+        Ok((route, args.map(|(_, part)| api::endpoint::decode(part)).collect()))
+    }
+}
+
+fn to_value(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| Error::internal(e.to_string()))
+}
+
+fn segments(path: &'static str) -> Vec<&'static str> {
+    path.split('/').filter(|s| !s.is_empty()).collect()
+}
+
+fn fits(template: &[&str], parts: &[&str]) -> bool {
+    template.len() == parts.len() && template.iter().zip(parts).all(|(t, p)| t.starts_with('{') || t == p)
+}
+
+fn fixed(template: &[&str]) -> usize {
+    template.iter().filter(|t| !t.starts_with('{')).count()
+}
+
+/// Which member serves an endpoint, for those that do not serve it themselves.
+pub fn needs_forwarding(at: At) -> bool {
+    !matches!(at, At::Any)
+}
+
+/// Names of query parameters with their values, as they travel on.
+pub fn join_query(query: &BTreeMap<String, String>) -> String {
+    let pair = |(k, v): (&String, &String)| format!("{}={}", api::endpoint::encode(k), api::endpoint::encode(v));
+    query.iter().map(pair).collect::<Vec<_>>().join("&")
+}

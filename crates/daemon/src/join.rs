@@ -1,0 +1,487 @@
+//! Becoming a member of a cluster, and ceasing to be one.
+//!
+//! The joining server does the work; the cluster holds a pending row for it. Until the very last transaction, in
+//! which that row becomes a member, everything can be undone: the server keeps its own database aside, and the
+//! cluster forgets the row and gives the token back. A crash is undone at the next start, and by the leader.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::cluster::{ClusterPut, JoinToken};
+use api::error::Context as _;
+use api::{Error, Kind, Result};
+use client::Remote;
+use client::tls::{Identity, client_config, fingerprint};
+use db::members::{Event, NewMember, State};
+use db::value::Architecture;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::edge::auth::Caller;
+use crate::paths::Paths;
+use crate::state::Daemon;
+use crate::{certs, start};
+
+/// How long the joining server may take to get the database.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+/// What a joining server tells of itself: `POST /internal/cluster/accept`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accept {
+    /// The join token; empty if the server's certificate is trusted for this name already.
+    pub token: String,
+    /// The name it wants; the token's wins.
+    pub name: String,
+    /// Where its API is.
+    pub address: String,
+    /// The newest schema version that it knows.
+    pub schema: i64,
+    /// How many API extensions it has.
+    pub api_extensions: i64,
+    /// Its processor.
+    pub architecture: String,
+    /// Its certificate (PEM).
+    pub certificate: String,
+}
+
+/// What it is told.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accepted {
+    /// Its name.
+    pub name: String,
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// The cluster's certificate (PEM).
+    pub cluster_certificate: String,
+    /// Its key (PEM).
+    pub cluster_key: String,
+    /// Raft id, name and address of the members.
+    pub members: Vec<(u64, String, String)>,
+    /// Fingerprint, name and certificate of the members.
+    pub servers: Vec<(String, String, String)>,
+}
+
+/// `POST /internal/cluster/connect` and `/internal/cluster/abort`: the member that is ready for the database, or
+/// gives up.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Joiner {
+    /// Its Raft id.
+    pub raft_id: u64,
+    /// The join token that it used, to be valid again.
+    pub token: String,
+}
+
+/// Makes this server the first member of a new cluster.
+pub async fn bootstrap(daemon: &Arc<Daemon>, name: &str, address: Option<String>) -> Result<()> {
+    if daemon.clustered() {
+        return Err(Error::bad_request("This server is already clustered"));
+    }
+    api::name::member(name)?;
+    let config = daemon.local.config()?;
+    let address = address.filter(|a| !a.is_empty()).map(|a| start::with_port(&a));
+    let configured = |key: &str| config.get(key).filter(|a| !a.is_empty()).map(|a| start::with_port(a));
+    let address = configured("cluster.https_address").or(address).or_else(|| configured("core.https_address"));
+    let address = address.ok_or_else(|| {
+        Error::bad_request("No address for the cluster: set core.https_address or cluster.https_address first")
+    })?;
+    must_be_specific(&address)?;
+    daemon.local.patch_config(&[("cluster.https_address".to_owned(), address.clone())].into())?;
+    start::listen_again(daemon)?;
+    let cluster = certs::generate()?;
+    let (own, own_name) = (trusted(&daemon.own_identity(), name)?, name.to_owned());
+    certs::write_cluster(&daemon.paths, &cluster)?;
+    let done = daemon
+        .write(move |tx| {
+            db::members::rename(tx, 1, &own_name)?;
+            db::members::set_address(tx, 1, &address)?;
+            db::certificates::create(tx, &own).map(drop)
+        })
+        .await;
+    if let Err(e) = done {
+        certs::forget_cluster(&daemon.paths);
+        return Err(e);
+    }
+    daemon.set_cluster_identity(Some(cluster))
+}
+
+/// An address that other members can use names a host.
+fn must_be_specific(address: &str) -> Result<()> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    if matches!(host, "" | "[::]" | "0.0.0.0") {
+        return Err(Error::bad_request(format!(
+            "Cannot use the wildcard address \"{address}\" for the cluster: set cluster.https_address to an address of this machine"
+        )));
+    }
+    Ok(())
+}
+
+fn trusted(identity: &Identity, name: &str) -> Result<db::certificates::NewCertificate> {
+    Ok(db::certificates::NewCertificate {
+        fingerprint: identity.fingerprint()?,
+        kind: db::certificates::CertificateType::Server,
+        name: name.to_owned(),
+        certificate: identity.certificate.clone(),
+        restricted: false,
+        description: String::new(),
+        projects: Vec::new(),
+    })
+}
+
+/// Joins the cluster that `put` names.
+pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
+    if daemon.clustered() {
+        return Err(Error::bad_request("This server is already clustered"));
+    }
+    must_be_empty(daemon).await?;
+    let address = own_address(daemon, put)?;
+    let (doors, pin) = doors(put)?;
+    daemon.local.patch_config(&[("cluster.https_address".to_owned(), address.clone())].into())?;
+    start::listen_again(daemon)?;
+    let (schema, api_extensions) = start::versions();
+    let request = Accept {
+        token: put.cluster_token.clone(),
+        name: put.server_name.clone(),
+        address,
+        schema,
+        api_extensions,
+        architecture: std::env::consts::ARCH.into(),
+        certificate: daemon.own_identity().certificate,
+    };
+    let request = serde_json::to_value(&request).map_err(|e| Error::internal(e.to_string()))?;
+    let (door, answer) = knock(daemon, &doors, &pin, &request).await?;
+    let accepted: Accepted =
+        serde_json::from_value(answer).map_err(|e| Error::internal(format!("Unreadable answer of the cluster: {e}")))?;
+    let joiner = Joiner { raft_id: accepted.raft_id, token: put.cluster_token.clone() };
+    let joined = enter(daemon, &door, &accepted, &joiner, put).await;
+    if let Err(e) = joined {
+        leave_again(daemon, &door, &joiner).await;
+        return Err(e);
+    }
+    fs::remove_file(daemon.paths.joining())?;
+    let _ = fs::remove_dir_all(daemon.paths.global_before());
+    Ok(())
+}
+
+/// Refuses if this server holds what a join would lose.
+async fn must_be_empty(daemon: &Daemon) -> Result<()> {
+    let used = daemon
+        .db()
+        .peek(|tx| {
+            Ok([
+                ("instances", db::instances::names(tx, 1)?.len()),
+                ("storage pools", db::pools::list(tx)?.len()),
+                ("networks", db::networks::list(tx, None)?.len()),
+            ])
+        })
+        .await?;
+    match used.iter().find(|(_, n)| *n > 0) {
+        None => Ok(()),
+        Some((what, n)) => Err(Error::bad_request(format!(
+            "This server has {n} {what}: only a server with nothing on it can join a cluster"
+        ))),
+    }
+}
+
+fn own_address(daemon: &Daemon, put: &ClusterPut) -> Result<String> {
+    let config = daemon.local.config()?;
+    let configured = |key: &str| config.get(key).filter(|a| !a.is_empty()).cloned();
+    let given = Some(put.server_address.clone()).filter(|a| !a.is_empty());
+    let address = given.or_else(|| configured("cluster.https_address")).or_else(|| configured("core.https_address"));
+    let address =
+        address.ok_or_else(|| Error::bad_request("No server address provided for this member: set server_address"))?;
+    let address = start::with_port(&address);
+    must_be_specific(&address)?;
+    Ok(address)
+}
+
+/// Where the cluster can be entered, and the fingerprint that its certificate must have.
+fn doors(put: &ClusterPut) -> Result<(Vec<String>, String)> {
+    if !put.cluster_token.is_empty() {
+        let token = JoinToken::decode(&put.cluster_token)?;
+        if token.expires_at < Timestamp::now() {
+            return Err(Error::bad_request("The cluster join token has expired: ask for a new one"));
+        }
+        let mut doors = token.addresses;
+        if !put.cluster_address.is_empty() {
+            doors.insert(0, start::with_port(&put.cluster_address));
+        }
+        return Ok((doors, token.fingerprint));
+    }
+    if put.cluster_address.is_empty() || put.cluster_certificate.is_empty() {
+        return Err(Error::bad_request("To join a cluster a join token is needed: \"incus cluster add\" gives one"));
+    }
+    Ok((vec![start::with_port(&put.cluster_address)], fingerprint(&put.cluster_certificate)?))
+}
+
+/// Asks to be accepted at one door after another; a refusal is final, an unreachable member is passed over.
+async fn knock(
+    daemon: &Daemon,
+    doors: &[String],
+    pin: &str,
+    request: &serde_json::Value,
+) -> Result<(Remote, serde_json::Value)> {
+    let mut last = Error::unavailable("The join token names no member");
+    for door in doors {
+        let remote = Remote::tls(door, client_config(pin, Some(&daemon.own_identity()))?);
+        match remote.json("POST", "/internal/cluster/accept", Some(request)).await {
+            Ok(answer) => return Ok((remote, answer.metadata)),
+            Err(e) if e.kind == Kind::Unavailable => last = e,
+            Err(e) if e.kind == Kind::Forbidden => {
+                return Err(Error::bad_request("Failed to setup cluster trust: Failed to add server cert to cluster: not authorized"));
+            }
+            Err(e) => return Err(e.context("Failed request to add member")),
+        }
+    }
+    Err(last.context("Failed to connect to the cluster"))
+}
+
+/// Takes the cluster's database in the place of the own one and becomes a member.
+async fn enter(daemon: &Arc<Daemon>, door: &Remote, accepted: &Accepted, joiner: &Joiner, put: &ClusterPut) -> Result<()> {
+    let paths = &daemon.paths;
+    let old = daemon.local.raft_id()?.unwrap_or(1);
+    fs::write(paths.joining(), serde_json::to_vec(&(old, joiner)).unwrap_or_default()).context("Noting the join")?;
+    daemon.db().shutdown().await?;
+    let _ = fs::remove_dir_all(paths.global_before());
+    fs::rename(paths.global(), paths.global_before()).context("Setting the own database aside")?;
+    let cluster =
+        Identity { certificate: accepted.cluster_certificate.clone(), key: accepted.cluster_key.clone() };
+    certs::write_cluster(paths, &cluster)?;
+    daemon.set_cluster_identity(Some(cluster))?;
+    daemon.local.set_raft_id(accepted.raft_id)?;
+    let servers = accepted.servers.iter().map(|(fingerprint, name, certificate)| db::local::TrustedServer {
+        fingerprint: fingerprint.clone(),
+        name: name.clone(),
+        certificate: certificate.clone(),
+    });
+    daemon.local.replace_trusted_servers(&servers.collect::<Vec<_>>())?;
+    daemon.learn_addresses(accepted.members.iter().map(|(id, _, address)| (*id, address.clone())));
+    take(daemon, accepted.raft_id).await?;
+    let request = serde_json::to_value(joiner).map_err(|e| Error::internal(e.to_string()))?;
+    door.json("POST", "/internal/cluster/connect", Some(&request)).await?;
+    catch_up(daemon, accepted.raft_id).await?;
+    daemon.refresh().await?;
+    let own = daemon.own_row().ok_or_else(|| Error::internal("The cluster's database does not know this member"))?;
+    crate::services::cluster::create_local(daemon, &own, &put.member_config).await?;
+    let id = own.id;
+    daemon.write(move |tx| db::members::advance(tx, id, Event::Joined).map(drop)).await
+}
+
+/// Opens the database as the member `raft_id` and uses it from now on.
+async fn take(daemon: &Arc<Daemon>, raft_id: u64) -> Result<()> {
+    let (dialler, db, health) = start::open(&daemon.paths, raft_id).await?;
+    dialler.belongs_to(daemon);
+    daemon.replace_db(raft_id, db, health);
+    daemon.watch_health();
+    Ok(())
+}
+
+/// Waits until the database has arrived, with the row of this member in it.
+async fn catch_up(daemon: &Daemon, raft_id: u64) -> Result<()> {
+    let started = std::time::Instant::now();
+    let db = daemon.db();
+    while started.elapsed() < CATCH_UP {
+        let here = db.schema_version() > 0 && db.peek(move |tx| db::members::by_raft_id(tx, raft_id)).await.is_ok();
+        if here && db.status().leader.is_some() {
+            return db.read_barrier().await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(Error::unavailable("The cluster's database did not arrive: can the other members reach this one?"))
+}
+
+/// Undoes a join that failed, on both sides.
+async fn leave_again(daemon: &Arc<Daemon>, door: &Remote, joiner: &Joiner) {
+    if let Ok(request) = serde_json::to_value(joiner) {
+        let aborted = door.json("POST", "/internal/cluster/abort", Some(&request)).await;
+        tracing::info!("the cluster was told that the join failed: {}", aborted.is_ok());
+    }
+    let back = async {
+        daemon.db().shutdown().await?;
+        undo_unfinished(&daemon.paths)?;
+        daemon.local.forget_cluster()?;
+        daemon.set_cluster_identity(None)?;
+        let old = daemon.local.raft_id()?.unwrap_or(1);
+        daemon.local.set_raft_id(old)?;
+        take(daemon, old).await?;
+        daemon.db().wait_for(|s| s.leads()).await?;
+        daemon.refresh().await
+    };
+    if let Err(e) = back.await {
+        tracing::error!("going back to a server without a cluster: {e}; a restart does it");
+    }
+}
+
+/// Puts the own database back in its place if a join was interrupted. The leader forgets the pending member.
+pub fn undo_unfinished(paths: &Paths) -> Result<()> {
+    if !paths.joining().exists() {
+        return Ok(());
+    }
+    if paths.global_before().exists() {
+        let _ = fs::remove_dir_all(paths.global());
+        fs::rename(paths.global_before(), paths.global()).context("Putting the own database back")?;
+    }
+    certs::forget_cluster(paths);
+    let noted: Option<(u64, Joiner)> = fs::read(paths.joining()).ok().and_then(|t| serde_json::from_slice(&t).ok());
+    let local = db::local::Local::open(&paths.local_db(), Timestamp::now())?;
+    local.forget_cluster()?;
+    local.set_raft_id(noted.map_or(1, |(old, _)| old))?;
+    fs::remove_file(paths.joining()).context("Forgetting the join")
+}
+
+// ---- on the cluster's side ---------------------------------------------------------------------------------
+
+/// Accepts a server as a pending member.
+pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> Result<Accepted> {
+    daemon.must_be_clustered()?;
+    let refused = || Error::forbidden("not authorized");
+    let shown = caller.certificate.as_deref().map(client::tls::fingerprint_of).ok_or_else(refused)?;
+    if fingerprint(&request.certificate)? != shown {
+        return Err(refused());
+    }
+    let token = if request.token.is_empty() { None } else { Some(JoinToken::decode(&request.token)?) };
+    let architecture = Architecture::parse_any(&request.architecture)?;
+    same_version(&request)?;
+    let now = Timestamp::now();
+    let (raft_id, name, used) = daemon
+        .write(move |tx| {
+            let (name, used) = match &token {
+                Some(token) => {
+                    let hash = hash(&token.secret);
+                    let name = Some(token.server_name.as_str());
+                    let used = db::tokens::redeem(tx, db::tokens::Kind::Join, name, &hash, now)?;
+                    let used = used.ok_or_else(|| Error::forbidden("not authorized"))?;
+                    (used.name.clone(), Some(used.operation))
+                }
+                // Trusted by an earlier use of the token: the certificate bears the name.
+                None => (db::certificates::get(tx, &shown)?.name, None),
+            };
+            let new = NewMember {
+                name: name.clone(),
+                address: request.address.clone(),
+                schema: request.schema,
+                api_extensions: request.api_extensions,
+                architecture,
+                state: State::Pending,
+            };
+            let id = db::members::create(tx, &new)?;
+            let raft_id = db::members::allocate_raft_id(tx, id)?;
+            if db::certificates::list(tx)?.iter().all(|c| c.fingerprint != shown) {
+                let identity = Identity { certificate: request.certificate.clone(), key: String::new() };
+                db::certificates::create(tx, &trusted(&identity, &name)?)?;
+            }
+            Ok((raft_id, name, used))
+        })
+        .await?;
+    if let Some(operation) = used {
+        daemon.operations.end_token(&operation);
+    }
+    let cluster = daemon.cluster_identity().ok_or_else(|| Error::internal("The cluster has no certificate"))?;
+    let snapshot = daemon.snapshot();
+    Ok(Accepted {
+        name,
+        raft_id,
+        cluster_certificate: cluster.certificate,
+        cluster_key: cluster.key,
+        members: snapshot
+            .members
+            .iter()
+            .filter_map(|m| Some((m.raft_id?, m.name.clone(), m.address.clone())))
+            .collect(),
+        servers: snapshot
+            .certificates
+            .iter()
+            .filter(|c| c.kind == db::certificates::CertificateType::Server)
+            .map(|c| (c.fingerprint.clone(), c.name.clone(), c.certificate.clone()))
+            .collect(),
+    })
+}
+
+/// SHA-256 of a secret, as it is stored.
+pub fn hash(secret: &str) -> String {
+    use sha2::Digest as _;
+    hex::encode(sha2::Sha256::digest(secret))
+}
+
+fn same_version(request: &Accept) -> Result<()> {
+    let (schema, extensions) = start::versions();
+    if (request.schema, request.api_extensions) == (schema, extensions) {
+        return Ok(());
+    }
+    Err(Error::bad_request(
+        "The joining server version doesn't match (expected the same version of incusd on all members)",
+    ))
+}
+
+/// Lets the database flow to a pending member that is ready for it.
+pub async fn connect(daemon: &Arc<Daemon>, joiner: &Joiner) -> Result<()> {
+    let id = joiner.raft_id;
+    daemon.db().peek(move |tx| db::members::by_raft_id(tx, id)).await?;
+    daemon.db().change(db::Change::AddLearner(id)).await
+}
+
+/// Forgets a pending member that gave up; its token is good again.
+pub async fn abort(daemon: &Arc<Daemon>, joiner: &Joiner) -> Result<()> {
+    let id = joiner.raft_id;
+    let member = daemon.db().peek(move |tx| db::members::by_raft_id(tx, id)).await?;
+    if member.state != State::Pending {
+        return Err(Error::conflict("The member has joined already"));
+    }
+    let token = JoinToken::decode(&joiner.token).ok();
+    forget(daemon, &member).await?;
+    if let Some(token) = token {
+        let again = db::tokens::Token {
+            kind: db::tokens::Kind::Join,
+            name: token.server_name.clone(),
+            secret_hash: hash(&token.secret),
+            operation: uuid::Uuid::new_v4().to_string(),
+            created: Timestamp::now(),
+            expires: Some(token.expires_at),
+            body: serde_json::json!({ "fingerprint": token.fingerprint, "addresses": token.addresses }),
+        };
+        daemon.db().write(move |tx| db::tokens::create(tx, &again)).await?;
+    }
+    Ok(())
+}
+
+/// Takes a member out of the database and forgets its row and its certificate.
+pub async fn forget(daemon: &Arc<Daemon>, member: &db::members::Member) -> Result<()> {
+    if let Some(raft_id) = member.raft_id {
+        let status = daemon.db().status();
+        if status.voters.contains(&raft_id) || status.learners.contains(&raft_id) {
+            daemon.db().change(db::Change::Remove(raft_id)).await?;
+        }
+        daemon.health().forget(raft_id);
+    }
+    let (id, name) = (member.id, member.name.clone());
+    daemon
+        .write(move |tx| {
+            db::members::retire_raft_id(tx, id)?;
+            db::certificates::delete_server(tx, &name)?;
+            db::members::delete(tx, id)
+        })
+        .await
+}
+
+/// This member was removed: it becomes a server of its own again, with nothing on it.
+pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
+    daemon.db().shutdown().await?;
+    let _ = fs::remove_dir_all(daemon.paths.global());
+    certs::forget_cluster(&daemon.paths);
+    daemon.local.forget_cluster()?;
+    daemon.local.patch_config(&[("cluster.https_address".to_owned(), String::new())].into())?;
+    daemon.local.set_raft_id(1)?;
+    daemon.set_cluster_identity(None)?;
+    let (dialler, db, health) = start::open(&daemon.paths, 1).await?;
+    dialler.belongs_to(daemon);
+    db.bootstrap().await?;
+    db.write(|tx| db::members::allocate_raft_id(tx, 1)).await?;
+    daemon.replace_db(1, db, health);
+    daemon.watch_health();
+    daemon.refresh().await?;
+    daemon.hub.set_location(db::members::NOT_CLUSTERED);
+    start::listen_again(daemon)
+}

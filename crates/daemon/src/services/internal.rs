@@ -1,0 +1,131 @@
+//! `/internal`: what the `admin` commands and the other members ask.
+
+use std::sync::Arc;
+
+use api::internal::{SqlBatch, SqlDump, SqlQuery};
+use api::{Error, Result};
+use bytes::Bytes;
+use cluster::Channel;
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, UPGRADE};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+
+use crate::dial::PROTOCOL;
+use crate::edge::reply::full;
+use crate::edge::{Body, Cx, Router};
+use crate::join::{self, Accept, Joiner};
+use crate::state::Daemon;
+
+pub fn routes(r: &mut Router) {
+    r.sync(&api::internal::READY, async |_, ()| Ok(json!({})));
+    r.sync(&api::internal::SHUTDOWN, shutdown);
+    r.sync(&api::internal::SQL_DUMP, dump);
+    r.sync(&api::internal::SQL, sql);
+    r.raw(&api::internal::LINK, link);
+    r.sync(&api::internal::ACCEPT, accept);
+    r.sync(&api::internal::CONNECT, connect);
+    r.sync(&api::internal::ABORT, abort);
+    r.sync(&api::internal::RESET, reset);
+}
+
+/// Stops all instances of this member cleanly.
+pub async fn stop_instances(_: &Arc<Daemon>) {}
+
+async fn shutdown(cx: Cx, _: Value) -> Result<()> {
+    let daemon = cx.daemon.clone();
+    stop_instances(&daemon).await;
+    // The answer goes out first.
+    tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        daemon.stop.notify_one();
+    });
+    Ok(())
+}
+
+async fn dump(cx: Cx, (): ()) -> Result<SqlDump> {
+    let only_schema = cx.flag("schema");
+    let text = match cx.param("database") {
+        "local" => cx.daemon.local.dump(only_schema)?,
+        "global" => cx.daemon.view(move |tx| db::sql::dump(tx, only_schema)).await?,
+        _ => return Err(Error::bad_request("Invalid database: it is \"local\" or \"global\"")),
+    };
+    Ok(SqlDump { text })
+}
+
+async fn sql(cx: Cx, query: SqlQuery) -> Result<SqlBatch> {
+    let text = query.query;
+    let results = match query.database.as_str() {
+        "local" => cx.daemon.local.sql(&text)?,
+        "global" => {
+            let asked = text.clone();
+            let reads = cx.daemon.db().peek(move |tx| db::sql::only_reads(tx, &asked)).await?;
+            if reads {
+                cx.daemon.view(move |tx| db::sql::run(tx, &text)).await?
+            } else {
+                cx.daemon.write(move |tx| db::sql::run(tx, &text)).await?
+            }
+        }
+        _ => return Err(Error::bad_request("Invalid database: it is \"local\" or \"global\"")),
+    };
+    Ok(SqlBatch { results })
+}
+
+async fn link(cx: Cx, mut request: Request<Incoming>) -> Result<Response<Body>> {
+    if request.headers().get(UPGRADE).is_none_or(|u| u != PROTOCOL) {
+        return Err(Error::bad_request(format!("This is for upgrading to {PROTOCOL}")));
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    let daemon = cx.daemon.clone();
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgraded.await else { return };
+        let answer = |channel, body: Bytes| {
+            let daemon = daemon.clone();
+            async move {
+                match channel {
+                    Channel::Database => daemon.db().serve(body).await,
+                    Channel::Heartbeat => daemon.health().hear(&body),
+                }
+            }
+        };
+        if let Err(e) = cluster::link::serve(TokioIo::new(upgraded), answer).await {
+            tracing::debug!("a link from another member ended: {e}");
+        }
+    });
+    Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, PROTOCOL)
+        .body(full(""))
+        .map_err(|e| Error::internal(e.to_string()))
+}
+
+fn read<T: serde::de::DeserializeOwned>(body: Value) -> Result<T> {
+    serde_json::from_value(body).map_err(|e| Error::bad_request(e.to_string()))
+}
+
+async fn accept(cx: Cx, body: Value) -> Result<Value> {
+    let accepted = join::accept(&cx.daemon, &cx.caller, read::<Accept>(body)?).await?;
+    serde_json::to_value(&accepted).map_err(|e| Error::internal(e.to_string()))
+}
+
+async fn connect(cx: Cx, body: Value) -> Result<()> {
+    join::connect(&cx.daemon, &read::<Joiner>(body)?).await
+}
+
+async fn abort(cx: Cx, body: Value) -> Result<()> {
+    join::abort(&cx.daemon, &read::<Joiner>(body)?).await
+}
+
+async fn reset(cx: Cx, (): ()) -> Result<()> {
+    cx.daemon.must_be_clustered()?;
+    let daemon = cx.daemon.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        if let Err(e) = join::reset(&daemon).await {
+            tracing::error!("becoming a server without a cluster: {e}");
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! `/1.0/cluster/members`.
+
+use std::sync::Arc;
+
+use api::cluster::{
+    ClusterCertificatePut, ClusterMember, ClusterMemberPost, ClusterMemberPut, ClusterMemberState,
+    ClusterMemberStatePost, ClusterMemberSysInfo, ClusterMembersPost,
+};
+use api::key::Read as _;
+use api::{Error, Result};
+use db::members::{Member, Role, State};
+use incus_core::roles;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::tokens;
+use crate::edge::{Cx, Router};
+use crate::join;
+use crate::operations::Operation;
+use crate::state::{Daemon, Snapshot};
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::cluster::MEMBERS, list);
+    r.operation(&api::cluster::MEMBER_ADD, add);
+    r.sync(&api::cluster::MEMBER, get);
+    r.sync(&api::cluster::MEMBER_PUT, put);
+    r.sync(&api::cluster::MEMBER_PATCH, patch);
+    r.sync(&api::cluster::MEMBER_RENAME, rename);
+    r.sync(&api::cluster::MEMBER_REMOVE, remove);
+    r.sync(&api::cluster::MEMBER_STATE, state);
+    r.operation(&api::cluster::MEMBER_STATE_POST, change_state);
+    r.sync(&api::cluster::CERTIFICATE, certificate);
+}
+
+/// The members as clients see them, from one moment of the database.
+struct Shown {
+    snapshot: Snapshot,
+    status: db::Status,
+    standbys: Vec<u64>,
+    newest: (i64, i64),
+    now: Timestamp,
+}
+
+impl Shown {
+    async fn load(daemon: &Daemon) -> Result<Shown> {
+        let snapshot = daemon.view(Snapshot::load).await?;
+        let status = daemon.db().status();
+        let candidates: Vec<roles::Member> = snapshot
+            .members
+            .iter()
+            .filter_map(|m| {
+                let id = m.raft_id?;
+                Some(roles::Member {
+                    id,
+                    voter: status.voters.contains(&id),
+                    healthy: true,
+                    in_maintenance: false,
+                    client_only: m.roles.contains(&Role::DatabaseClient),
+                    failure_domain: m.failure_domain.clone(),
+                    matched: 0,
+                })
+            })
+            .collect();
+        let standbys = roles::standbys(&candidates, cluster::health::max_standby(&snapshot.config));
+        let newest = snapshot.members.iter().map(|m| (m.schema, m.api_extensions)).max().unwrap_or_default();
+        Ok(Shown { snapshot, status, standbys, newest, now: Timestamp::now() })
+    }
+
+    fn find(&self, name: &str) -> Result<&Member> {
+        let found = self.snapshot.members.iter().find(|m| m.name == name && m.state != State::Pending);
+        found.ok_or_else(|| Error::not_found("Cluster member not found"))
+    }
+
+    fn member(&self, daemon: &Daemon, m: &Member) -> ClusterMember {
+        let health = daemon.health();
+        let seen = health.seen(m, &self.snapshot.config, self.newest, self.now);
+        let last = health.last_heard(m).unwrap_or(Timestamp::UNIX_EPOCH);
+        let last = last.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z").to_string();
+        let id = m.raft_id.unwrap_or(0);
+        let voter = self.status.voters.contains(&id);
+        let mut message = seen.message(&last);
+        if self.status.leader.is_none() && !seen.offline() {
+            message.push_str("; the database has no majority: it can be read but not changed");
+        }
+        let mut roles: Vec<String> = m.roles.iter().map(ToString::to_string).collect();
+        if self.status.leader == Some(id) {
+            roles.push("database-leader".into());
+        }
+        if voter {
+            roles.push("database".into());
+        } else if self.standbys.contains(&id) {
+            roles.push("database-standby".into());
+        }
+        ClusterMember {
+            roles,
+            failure_domain: m.failure_domain.clone(),
+            description: m.description.clone(),
+            config: m.config.clone(),
+            groups: m.groups.clone(),
+            server_name: m.name.clone(),
+            url: format!("https://{}", m.address),
+            database: voter,
+            status: seen.status().as_str().into(),
+            message,
+            architecture: m.architecture.to_string(),
+        }
+    }
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Vec<ClusterMember>> {
+    if !cx.daemon.clustered() {
+        return Err(Error::internal("Server is not clustered"));
+    }
+    let shown = Shown::load(&cx.daemon).await?;
+    let joined = shown.snapshot.members.iter().filter(|m| m.state != State::Pending);
+    Ok(joined.map(|m| shown.member(&cx.daemon, m)).collect())
+}
+
+async fn get(cx: Cx, (): ()) -> Result<ClusterMember> {
+    cx.daemon.must_be_clustered()?;
+    let shown = Shown::load(&cx.daemon).await?;
+    let member = shown.member(&cx.daemon, shown.find(cx.arg(0))?);
+    cx.show_etag(&changeable(&member));
+    Ok(member)
+}
+
+fn changeable(m: &ClusterMember) -> ClusterMemberPut {
+    ClusterMemberPut {
+        roles: m.roles.clone(),
+        failure_domain: m.failure_domain.clone(),
+        description: m.description.clone(),
+        config: m.config.clone(),
+        groups: m.groups.clone(),
+    }
+}
+
+async fn add(cx: Cx, new: ClusterMembersPost) -> Result<Arc<Operation>> {
+    cx.daemon.must_be_clustered()?;
+    let name = new.server_name;
+    api::name::member(&name)?;
+    if cx.daemon.view(Snapshot::load).await?.members.iter().any(|m| m.name == name) {
+        return Err(Error::conflict(format!("The cluster already has a member with name: {name}")));
+    }
+    let expiry = cx.daemon.snapshot().config.read(&api::keys::server::JOIN_TOKEN_EXPIRY);
+    let token = tokens::New { kind: db::tokens::Kind::Join, name, expiry, body: serde_json::Map::new() };
+    let operation = tokens::give_out(&cx.daemon, token).await?;
+    cx.daemon.tell("cluster-token-created", "/1.0/cluster/members".into(), &cx.caller);
+    Ok(operation)
+}
+
+async fn put(cx: Cx, new: ClusterMemberPut) -> Result<()> {
+    let old = current(&cx).await?;
+    cx.check_etag(&old)?;
+    change(&cx, &old, new).await
+}
+
+async fn patch(cx: Cx, new: Value) -> Result<()> {
+    let old = current(&cx).await?;
+    cx.check_etag(&old)?;
+    let new = super::patched(&old, &new)?;
+    change(&cx, &old, new).await
+}
+
+async fn current(cx: &Cx) -> Result<ClusterMemberPut> {
+    cx.daemon.must_be_clustered()?;
+    let shown = Shown::load(&cx.daemon).await?;
+    Ok(changeable(&shown.member(&cx.daemon, shown.find(cx.arg(0))?)))
+}
+
+const AUTOMATIC: [&str; 3] = ["database", "database-leader", "database-standby"];
+
+/// The roles that a person assigns, among those wanted. The automatic ones must stay as they are.
+fn assigned(old: &[String], new: &[String]) -> Result<Vec<Role>> {
+    for role in AUTOMATIC {
+        let (had, wanted) = (old.iter().any(|r| r == role), new.iter().any(|r| r == role));
+        if wanted && !had {
+            return Err(Error::bad_request(format!("The \"{role}\" role cannot be added at this time")));
+        }
+        if had && !wanted && role == "database" {
+            return Err(Error::bad_request(format!("The \"{role}\" role cannot be dropped at this time")));
+        }
+    }
+    let by_hand = new.iter().filter(|r| !AUTOMATIC.contains(&r.as_str()));
+    by_hand.map(|r| Role::parse(r).map_err(|e| e.context("Update roles"))).collect()
+}
+
+async fn change(cx: &Cx, old: &ClusterMemberPut, new: ClusterMemberPut) -> Result<()> {
+    api::keys::member::check(&new.config)?;
+    let roles = assigned(&old.roles, &new.roles)?;
+    if new.groups.is_empty() {
+        return Err(Error::bad_request("Cluster members need to belong to at least one group"));
+    }
+    let name = cx.arg(0).to_owned();
+    cx.daemon
+        .write(move |tx| {
+            let id = db::members::id(tx, &name)?;
+            db::members::set_roles(tx, id, &roles)?;
+            let members = db::members::list(tx)?;
+            if members.iter().all(|m| m.roles.contains(&Role::DatabaseClient)) {
+                return Err(Error::bad_request("Assigning the 'database-client' role to all nodes is not allowed"));
+            }
+            db::members::set_config(tx, id, &new.config)?;
+            db::members::set_description(tx, id, &new.description)?;
+            db::members::set_failure_domain(tx, id, &new.failure_domain)?;
+            db::members::set_groups(tx, id, &new.groups)
+        })
+        .await?;
+    cx.daemon.tell("cluster-member-updated", format!("/1.0/cluster/members/{}", cx.arg(0)), &cx.caller);
+    Ok(())
+}
+
+async fn rename(cx: Cx, new: ClusterMemberPost) -> Result<()> {
+    cx.daemon.must_be_clustered()?;
+    let (old, name) = (cx.arg(0).to_owned(), new.server_name);
+    api::name::member(&name)?;
+    let (from, to) = (old.clone(), name.clone());
+    cx.daemon
+        .write(move |tx| {
+            db::members::rename(tx, db::members::id(tx, &from)?, &to)?;
+            db::certificates::rename_server(tx, &from, &to)
+        })
+        .await?;
+    let event = crate::events::lifecycle(
+        "cluster-member-renamed",
+        format!("/1.0/cluster/members/{name}"),
+        Some(cx.caller.requestor()),
+    );
+    cx.daemon.tell_in(&crate::events::with_context(event, [("old_name", old.into())]), "");
+    Ok(())
+}
+
+async fn remove(cx: Cx, (): ()) -> Result<()> {
+    let daemon = &cx.daemon;
+    daemon.must_be_clustered()?;
+    let force = cx.flag("force");
+    let shown = Shown::load(daemon).await?;
+    let member = shown.find(cx.arg(0))?.clone();
+    if shown.snapshot.members.len() == 1 {
+        return Err(Error::bad_request("Cannot remove the last member of the cluster"));
+    }
+    if !force {
+        daemon.must_be_online(&member, &shown.snapshot)?;
+        let id = member.id;
+        daemon.view(move |tx| db::members::check_empty(tx, id)).await?;
+    }
+    // The leader goes last: it hands over first and lets another member do the rest.
+    if member.raft_id == shown.status.leader {
+        let heir = shown.status.voters.iter().find(|id| Some(**id) != shown.status.leader);
+        match heir {
+            Some(heir) => daemon.db().hand_over(*heir).await?,
+            None => promote_another(daemon, &shown, &member).await?,
+        }
+    }
+    join::forget(daemon, &member).await?;
+    if !force || daemon.must_be_online(&member, &shown.snapshot).is_ok() {
+        tell_to_reset(daemon, &member).await;
+    }
+    daemon.tell("cluster-member-removed", format!("/1.0/cluster/members/{}", member.name), &cx.caller);
+    Ok(())
+}
+
+/// The only voter leaves: another member gets its vote and its leadership.
+async fn promote_another(daemon: &Arc<Daemon>, shown: &Shown, leaving: &Member) -> Result<()> {
+    let online = |m: &&Member| m.id != leaving.id && daemon.must_be_online(m, &shown.snapshot).is_ok();
+    let heir = shown.snapshot.members.iter().filter(online).find_map(|m| m.raft_id);
+    let heir = heir.ok_or_else(|| Error::unavailable("No other member is online to take the database over"))?;
+    let mut voters = shown.status.voters.clone();
+    voters.push(heir);
+    daemon.db().change(db::Change::Voters(voters)).await?;
+    daemon.db().hand_over(heir).await
+}
+
+async fn tell_to_reset(daemon: &Arc<Daemon>, member: &Member) {
+    if member.raft_id == Some(daemon.raft_id()) {
+        let daemon = daemon.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            if let Err(e) = join::reset(&daemon).await {
+                tracing::error!("becoming a server without a cluster: {e}");
+            }
+        });
+        return;
+    }
+    let told = async { daemon.remote(&member.address)?.json("POST", "/internal/cluster/reset", None).await };
+    if let Err(e) = told.await {
+        tracing::warn!("the removed member {} could not be told: {e}", member.name);
+    }
+}
+
+async fn state(cx: Cx, (): ()) -> Result<ClusterMemberState> {
+    cx.daemon.must_be_clustered()?;
+    let name = cx.arg(0).to_owned();
+    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
+    Ok(ClusterMemberState { sysinfo: sysinfo(), ..ClusterMemberState::default() })
+}
+
+fn sysinfo() -> ClusterMemberSysInfo {
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    // The kernel gives loads as fixed point numbers with 16 bits behind the point.
+    let load = |n: u64| ((n as f64 / 65536.0) * 100.0).round() / 100.0;
+    ClusterMemberSysInfo {
+        uptime: info.uptime,
+        load_averages: info.loads.iter().map(|n| load(*n)).collect(),
+        total_ram: info.totalram * unit,
+        free_ram: info.freeram * unit,
+        shared_ram: info.sharedram * unit,
+        buffered_ram: info.bufferram * unit,
+        total_swap: info.totalswap * unit,
+        free_swap: info.freeswap * unit,
+        processes: info.procs.into(),
+    }
+}
+
+async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operation>> {
+    cx.daemon.must_be_clustered()?;
+    let shown = Shown::load(&cx.daemon).await?;
+    shown.find(cx.arg(0)).map_err(|e| e.context("Failed to update cluster member state"))?;
+    match body.action.as_str() {
+        "evacuate" | "restore" => Err(Error::new(
+            api::Kind::NotImplemented,
+            "Evacuating and restoring members is not part of this version yet",
+        )),
+        other => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
+    }
+}
+
+async fn certificate(cx: Cx, _: ClusterCertificatePut) -> Result<()> {
+    cx.daemon.must_be_clustered()?;
+    Err(Error::new(api::Kind::NotImplemented, "Replacing the cluster's certificate is not part of this version yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_roles_of_people_can_be_changed() {
+        let roles = |all: &[&str]| all.iter().map(|r| (*r).to_owned()).collect::<Vec<_>>();
+        for (old, new, want) in [
+            (&["database"][..], &["database", "event-hub"][..], Ok(1)),
+            (&["event-hub"], &[], Ok(0)),
+            (&["database-leader", "database"], &["database"], Ok(0)),
+            (&["database"], &["database", "bogus"], Err("Update roles: Invalid cluster role \"bogus\"")),
+            (&[], &["database"], Err("The \"database\" role cannot be added at this time")),
+            (&["database"], &[], Err("The \"database\" role cannot be dropped at this time")),
+        ] {
+            let got = assigned(&roles(old), &roles(new)).map(|r| r.len()).map_err(|e| e.message);
+            assert_eq!(got, want.map_err(str::to_owned), "{old:?} {new:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `/1.0/operations`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::operation::Operation as View;
+use api::{Error, Result};
+use futures::future::join_all;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use serde_json::{Value, json};
+
+use super::tokens;
+use crate::edge::{Body, Cx, Router};
+use crate::state::Daemon;
+
+/// How long another member may take to tell of its operations.
+const OTHERS: Duration = Duration::from_secs(2);
+
+pub fn routes(r: &mut Router) {
+    r.sync(&api::operation::LIST, list);
+    r.sync(&api::operation::GET, get);
+    r.sync(&api::operation::DELETE, delete);
+    r.sync(&api::operation::WAIT, wait);
+    r.raw(&api::operation::WEBSOCKET, websocket);
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Value> {
+    let mut all = own(&cx);
+    if cx.daemon.clustered() && cx.caller.protocol != "cluster" {
+        all.extend(of_others(&cx.daemon).await);
+        let known: Vec<String> = all.iter().map(|o| o.id.clone()).collect();
+        let issued = tokens::as_operations(&cx.daemon).await.unwrap_or_default();
+        all.extend(issued.into_iter().filter(|o| !known.contains(&o.id)));
+    }
+    let whole = !matches!(cx.param("recursion"), "" | "0");
+    let mut by_status: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for operation in all {
+        let shown = if whole { serde_json::to_value(&operation).unwrap_or_default() } else { operation.url().into() };
+        by_status.entry(operation.status.to_lowercase()).or_default().push(shown);
+    }
+    Ok(json!(by_status))
+}
+
+fn own(cx: &Cx) -> Vec<View> {
+    let all_projects = cx.flag("all-projects");
+    let wanted = |p: &str| all_projects || p.is_empty() || p == cx.project() || cx.caller.protocol == "cluster";
+    cx.daemon.operations.list().iter().filter(|o| wanted(&o.project)).map(|o| o.view()).collect()
+}
+
+/// What the other members run; one that does not answer at once is left out.
+async fn of_others(daemon: &Arc<Daemon>) -> Vec<View> {
+    let snapshot = daemon.snapshot();
+    let others = snapshot.members.iter().filter(|m| m.raft_id != Some(daemon.raft_id()));
+    let asked = others.filter(|m| daemon.must_be_online(m, &snapshot).is_ok()).map(|member| async {
+        let remote = daemon.remote(&member.address).ok()?;
+        let path = "/1.0/operations?recursion=1&all-projects=true";
+        let answer = tokio::time::timeout(OTHERS, remote.json("GET", path, None)).await.ok()?.ok()?;
+        serde_json::from_value::<BTreeMap<String, Vec<View>>>(answer.metadata).ok()
+    });
+    join_all(asked).await.into_iter().flatten().flat_map(BTreeMap::into_values).flatten().collect()
+}
+
+async fn get(cx: Cx, (): ()) -> Result<View> {
+    match cx.daemon.operations.get(cx.arg(0)) {
+        Ok(operation) => Ok(operation.view()),
+        Err(e) => tokens::as_operation(&cx.daemon, cx.arg(0)).await?.ok_or(e),
+    }
+}
+
+async fn delete(cx: Cx, (): ()) -> Result<()> {
+    let id = cx.arg(0).to_owned();
+    let revoked = tokens::revoke(&cx.daemon, &id).await?;
+    match cx.daemon.operations.cancel(&id) {
+        Err(_) if revoked => Ok(()),
+        done => done,
+    }
+}
+
+async fn wait(cx: Cx, (): ()) -> Result<View> {
+    let timeout = match cx.param("timeout") {
+        "" => None,
+        text => {
+            let seconds: i64 =
+                text.parse().map_err(|_| Error::bad_request(format!("Invalid timeout \"{text}\": seconds are expected")))?;
+            u64::try_from(seconds).ok().map(Duration::from_secs)
+        }
+    };
+    if !cx.caller.trusted() {
+        return Err(Error::forbidden("not authorized"));
+    }
+    Ok(cx.daemon.operations.get(cx.arg(0))?.wait(timeout).await)
+}
+
+async fn websocket(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
+    cx.daemon.operations.get(cx.arg(0))?;
+    Err(Error::bad_request("This operation has no websocket"))
+}

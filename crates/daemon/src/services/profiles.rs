@@ -1,0 +1,152 @@
+//! `/1.0/profiles`.
+
+use api::endpoint::in_project;
+use api::profile::{Profile, ProfilePost, ProfilePut, ProfilesPost};
+use api::{Error, Result};
+use db::Tx;
+use db::projects::Feature;
+use serde_json::Value;
+
+use crate::edge::auth::Trust;
+use crate::edge::{Cx, Router};
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::profile::LIST, list);
+    r.sync(&api::profile::CREATE, create);
+    r.sync(&api::profile::GET, get);
+    r.sync(&api::profile::PUT, put);
+    r.sync(&api::profile::PATCH, patch);
+    r.sync(&api::profile::RENAME, rename);
+    r.sync(&api::profile::DELETE, delete);
+}
+
+fn shown(tx: &Tx<'_>, p: db::profiles::Profile) -> Result<Profile> {
+    Ok(Profile {
+        used_by: db::used_by::profile(tx, p.id)?,
+        config: p.config,
+        description: p.description,
+        devices: p.devices,
+        name: p.name,
+        project: p.project,
+    })
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Vec<Profile>> {
+    let (project, all) = (cx.project().to_owned(), cx.flag("all-projects"));
+    let allowed = match &cx.caller.trust {
+        Trust::Restricted(projects) => Some(projects.clone()),
+        _ => None,
+    };
+    let found = cx
+        .daemon
+        .view(move |tx| {
+            let holder = if all { None } else { Some(db::projects::holder(tx, &project, Feature::Profiles)?) };
+            let profiles = db::profiles::list(tx, holder.as_deref())?;
+            profiles.into_iter().map(|p| shown(tx, p)).collect::<Result<Vec<_>>>()
+        })
+        .await?;
+    let visible = |p: &Profile| !all || allowed.as_ref().is_none_or(|a| a.contains(&p.project));
+    Ok(found.into_iter().filter(visible).collect())
+}
+
+async fn find(cx: &Cx) -> Result<Profile> {
+    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
+    cx.daemon
+        .view(move |tx| {
+            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
+            shown(tx, db::profiles::get(tx, &holder, &name)?)
+        })
+        .await
+}
+
+fn changeable(p: &Profile) -> ProfilePut {
+    ProfilePut { config: p.config.clone(), description: p.description.clone(), devices: p.devices.clone() }
+}
+
+async fn get(cx: Cx, (): ()) -> Result<Profile> {
+    let profile = find(&cx).await?;
+    cx.show_etag(&changeable(&profile));
+    Ok(profile)
+}
+
+async fn create(cx: Cx, new: ProfilesPost) -> Result<()> {
+    api::name::plain("profile", &new.name)?;
+    let (project, name) = (cx.project().to_owned(), new.name.clone());
+    cx.daemon
+        .write(move |tx| {
+            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
+            db::profiles::create(tx, &holder, &new.name, &new.description, &new.config, &new.devices)
+        })
+        .await?;
+    let url = in_project(format!("/1.0/profiles/{name}"), cx.project());
+    tell(&cx, "profile-created", url.clone());
+    cx.created(url);
+    Ok(())
+}
+
+async fn put(cx: Cx, new: ProfilePut) -> Result<()> {
+    let old = find(&cx).await?;
+    cx.check_etag(&changeable(&old))?;
+    change(&cx, new).await
+}
+
+async fn patch(cx: Cx, new: Value) -> Result<()> {
+    let old = changeable(&find(&cx).await?);
+    cx.check_etag(&old)?;
+    change(&cx, super::patched(&old, &new)?).await
+}
+
+async fn change(cx: &Cx, new: ProfilePut) -> Result<()> {
+    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
+    cx.daemon
+        .write(move |tx| {
+            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
+            let id = db::profiles::get(tx, &holder, &name)?.id;
+            db::profiles::update(tx, id, &new.description, &new.config, &new.devices)
+        })
+        .await?;
+    tell(cx, "profile-updated", in_project(format!("/1.0/profiles/{}", cx.arg(0)), cx.project()));
+    Ok(())
+}
+
+async fn rename(cx: Cx, new: ProfilePost) -> Result<()> {
+    api::name::plain("profile", &new.name)?;
+    let (project, old, name) = (cx.project().to_owned(), cx.arg(0).to_owned(), new.name.clone());
+    if old == "default" {
+        return Err(Error::bad_request("The \"default\" profile cannot be renamed"));
+    }
+    cx.daemon
+        .write(move |tx| {
+            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
+            db::profiles::rename(tx, db::profiles::get(tx, &holder, &old)?.id, &name)
+        })
+        .await?;
+    let url = in_project(format!("/1.0/profiles/{}", new.name), cx.project());
+    tell(&cx, "profile-renamed", url.clone());
+    cx.created(url);
+    Ok(())
+}
+
+async fn delete(cx: Cx, (): ()) -> Result<()> {
+    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
+    if name == "default" {
+        return Err(Error::bad_request("The \"default\" profile cannot be deleted"));
+    }
+    cx.daemon
+        .write(move |tx| {
+            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
+            let profile = db::profiles::get(tx, &holder, &name)?;
+            if !db::used_by::profile(tx, profile.id)?.is_empty() {
+                return Err(Error::bad_request("Profile is currently in use"));
+            }
+            db::profiles::delete(tx, profile.id)
+        })
+        .await?;
+    tell(&cx, "profile-deleted", in_project(format!("/1.0/profiles/{}", cx.arg(0)), cx.project()));
+    Ok(())
+}
+
+fn tell(cx: &Cx, action: &str, source: String) {
+    let event = crate::events::lifecycle(action, source, Some(cx.caller.requestor()));
+    cx.daemon.tell_in(&event, cx.project());
+}

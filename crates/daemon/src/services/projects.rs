@@ -1,0 +1,150 @@
+//! `/1.0/projects`.
+
+use std::sync::Arc;
+
+use api::project::{Project, ProjectPost, ProjectPut, ProjectsPost};
+use api::{Error, Result};
+use db::Tx;
+use serde_json::Value;
+
+use crate::edge::auth::Trust;
+use crate::edge::{Cx, Router};
+use crate::operations::{Operation, Resources};
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::project::LIST, list);
+    r.sync(&api::project::CREATE, create);
+    r.sync(&api::project::GET, get);
+    r.sync(&api::project::PUT, put);
+    r.sync(&api::project::PATCH, patch);
+    r.operation(&api::project::RENAME, rename);
+    r.sync(&api::project::DELETE, delete);
+}
+
+fn shown(tx: &Tx<'_>, p: db::projects::Project) -> Result<Project> {
+    Ok(Project { used_by: db::used_by::project(tx, &p.name)?, config: p.config, description: p.description, name: p.name })
+}
+
+fn visible(cx: &Cx, name: &str) -> bool {
+    match &cx.caller.trust {
+        Trust::Restricted(projects) => projects.contains(name),
+        _ => true,
+    }
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Vec<Project>> {
+    let all: Vec<Project> =
+        cx.daemon.view(|tx| db::projects::list(tx)?.into_iter().map(|p| shown(tx, p)).collect()).await?;
+    Ok(all.into_iter().filter(|p| visible(&cx, &p.name)).collect())
+}
+
+async fn find(cx: &Cx) -> Result<Project> {
+    let name = cx.arg(0).to_owned();
+    if !visible(cx, &name) {
+        return Err(Error::not_found("Project not found"));
+    }
+    cx.daemon.view(move |tx| shown(tx, db::projects::get(tx, &name)?)).await
+}
+
+fn changeable(p: &Project) -> ProjectPut {
+    ProjectPut { config: p.config.clone(), description: p.description.clone() }
+}
+
+async fn get(cx: Cx, (): ()) -> Result<Project> {
+    let project = find(&cx).await?;
+    cx.show_etag(&changeable(&project));
+    Ok(project)
+}
+
+/// What a new project has of its own unless it says otherwise.
+const FEATURES: [(&str, &str); 4] = [
+    ("features.images", "true"),
+    ("features.profiles", "true"),
+    ("features.storage.buckets", "true"),
+    ("features.storage.volumes", "true"),
+];
+
+async fn create(cx: Cx, mut new: ProjectsPost) -> Result<()> {
+    api::name::plain("project", &new.name)?;
+    if new.name.contains('_') {
+        return Err(Error::bad_request("Project names may not contain underscores"));
+    }
+    for (key, value) in FEATURES {
+        new.config.entry(key.into()).or_insert_with(|| value.into());
+    }
+    let name = new.name.clone();
+    cx.daemon.write(move |tx| db::projects::create(tx, &new.name, &new.description, &new.config)).await?;
+    let url = format!("/1.0/projects/{name}");
+    cx.daemon.tell("project-created", url.clone(), &cx.caller);
+    cx.created(url);
+    Ok(())
+}
+
+async fn put(cx: Cx, new: ProjectPut) -> Result<()> {
+    let old = find(&cx).await?;
+    cx.check_etag(&changeable(&old))?;
+    change(&cx, &old, new).await
+}
+
+async fn patch(cx: Cx, new: Value) -> Result<()> {
+    let old = find(&cx).await?;
+    cx.check_etag(&changeable(&old))?;
+    let new = super::patched(&changeable(&old), &new)?;
+    change(&cx, &old, new).await
+}
+
+async fn change(cx: &Cx, old: &Project, new: ProjectPut) -> Result<()> {
+    let feature = |k: &String| k.starts_with("features.");
+    let changed = new.config.keys().chain(old.config.keys()).filter(|k| feature(k)).find(|k| {
+        new.config.get(*k).map_or("", String::as_str) != old.config.get(*k).map_or("", String::as_str)
+    });
+    // A project with nothing but its own default profile counts as empty.
+    let used = old.used_by.iter().any(|u| !u.starts_with("/1.0/profiles/default"));
+    if let Some(key) = changed {
+        if old.name == "default" {
+            return Err(Error::bad_request("You can't change the features of the default project"));
+        }
+        if used {
+            return Err(Error::bad_request(format!("Project feature \"{key}\" cannot be changed on non-empty projects")));
+        }
+    }
+    let name = old.name.clone();
+    cx.daemon
+        .write(move |tx| db::projects::update(tx, db::projects::id(tx, &name)?, &new.description, &new.config))
+        .await?;
+    cx.daemon.tell("project-updated", format!("/1.0/projects/{}", old.name), &cx.caller);
+    Ok(())
+}
+
+async fn rename(cx: Cx, new: ProjectPost) -> Result<Arc<Operation>> {
+    api::name::plain("project", &new.name)?;
+    let old = find(&cx).await?;
+    if old.name == "default" {
+        return Err(Error::forbidden("The 'default' project cannot be renamed"));
+    }
+    if old.used_by.iter().any(|u| !u.starts_with("/1.0/profiles/default")) {
+        return Err(Error::bad_request("Only empty projects can be renamed"));
+    }
+    let daemon = cx.daemon.clone();
+    let begin = daemon.operation("Renaming project", "", Resources::new());
+    Ok(cx.daemon.run(begin, move |_| async move {
+        let (from, to) = (old.name, new.name.clone());
+        daemon.write(move |tx| db::projects::rename(tx, db::projects::id(tx, &from)?, &to)).await?;
+        daemon.tell("project-renamed", format!("/1.0/projects/{}", new.name), &cx.caller);
+        Ok(())
+    }))
+}
+
+async fn delete(cx: Cx, (): ()) -> Result<()> {
+    let project = find(&cx).await?;
+    if project.name == "default" {
+        return Err(Error::forbidden("The 'default' project cannot be deleted"));
+    }
+    if project.used_by.iter().any(|u| !u.starts_with("/1.0/profiles/default")) {
+        return Err(Error::bad_request("Only empty projects can be removed"));
+    }
+    let name = project.name.clone();
+    cx.daemon.write(move |tx| db::projects::delete(tx, db::projects::id(tx, &name)?)).await?;
+    cx.daemon.tell("project-deleted", format!("/1.0/projects/{}", project.name), &cx.caller);
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Starting and stopping, as lists to read from top to bottom.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::error::Context as _;
+use api::{Error, Result};
+use cluster::{Health, Links};
+use db::local::{Local, RaftNode, RaftRole, TrustedServer};
+use db::{Db, Options, SCHEMA};
+use jiff::Timestamp;
+
+use crate::args::Args;
+use crate::dial::Dialler;
+use crate::edge::{Router, listen};
+use crate::paths::Paths;
+use crate::state::{Daemon, Parts};
+use crate::{certs, join, services};
+
+/// How long a starting member waits for a majority before it serves what needs none.
+const LEADER: Duration = Duration::from_secs(10);
+
+/// Brings the daemon up: it serves when this returns.
+pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
+    let paths = Paths::from_env();
+    paths.create().context(format!("Making the folders in {}", paths.root().display()))?;
+    join::undo_unfinished(&paths)?;
+    let local = Local::open(&paths.local_db(), Timestamp::now())?;
+    let own = certs::own(&paths)?;
+    let cluster = certs::of_cluster(&paths)?;
+    let (dialler, parts) = database(&paths, &local).await?;
+    let mut router = Router::default();
+    services::routes(&mut router);
+    let daemon = Daemon::new(paths, local, own, cluster, router, parts)?;
+    dialler.belongs_to(&daemon);
+    let group = args.group.as_deref().map(listen::group_id).transpose()?;
+    listen::unix(daemon.clone(), &daemon.paths.socket(), group)?;
+    listen_again(&daemon)?;
+    settle(&daemon).await?;
+    std::fs::write(daemon.paths.pid(), format!("{}\n", std::process::id())).context("Writing the pid file")?;
+    Ok(daemon)
+}
+
+/// Opens the replicated database with the Raft id that this member has.
+async fn database(paths: &Paths, local: &Local) -> Result<(Arc<Dialler>, Parts)> {
+    let raft_id = match local.raft_id()? {
+        Some(id) => id,
+        None => {
+            local.set_raft_id(1)?;
+            1
+        }
+    };
+    let nodes = local.raft_nodes()?;
+    let addresses: HashMap<u64, String> = nodes.into_iter().map(|n| (n.id, n.address)).collect();
+    let (dialler, db, health) = open(paths, raft_id).await?;
+    if !db.is_initialized().await? && addresses.is_empty() {
+        db.bootstrap().await?;
+        db.write(|tx| db::members::allocate_raft_id(tx, 1)).await?;
+    }
+    Ok((dialler, Parts { db, health, addresses, raft_id }))
+}
+
+/// Opens the replicated database as the member `raft_id`.
+pub async fn open(paths: &Paths, raft_id: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
+    let dialler = Arc::new(Dialler::default());
+    let links = Arc::new(Links::new(dialler.clone()));
+    let health = Arc::new(Health::new(raft_id, links.clone()));
+    let db = Db::open(Options::new(paths.global(), raft_id, SCHEMA), links).await?;
+    Ok((dialler, db, health))
+}
+
+/// What has to be there before the first request, once the database is open; and what goes on from then on.
+async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
+    daemon.refresh().await?;
+    let started = std::time::Instant::now();
+    while daemon.db().status().leader.is_none() && started.elapsed() < LEADER {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    if daemon.db().status().leader.is_none() {
+        tracing::warn!("no majority of the database's voters can be reached: serving what needs none");
+    } else if daemon.db().read_barrier().await.is_ok() {
+        daemon.refresh().await?;
+        announce(daemon).await?;
+    }
+    daemon.watch_health();
+    tokio::spawn(follow(daemon.clone()));
+    tokio::spawn(crate::services::events::follow_members(daemon.clone()));
+    Ok(())
+}
+
+/// Tells the others what this program can do, if that has changed since its last start.
+async fn announce(daemon: &Arc<Daemon>) -> Result<()> {
+    let Some(own) = daemon.own_row() else { return Ok(()) };
+    let architecture = db::value::Architecture::parse_any(std::env::consts::ARCH)?;
+    let (schema, extensions) = versions();
+    if (own.schema, own.api_extensions, own.architecture) == (schema, extensions, architecture) {
+        return Ok(());
+    }
+    daemon.write(move |tx| db::members::set_versions(tx, own.id, schema, extensions, architecture)).await
+}
+
+/// The schema version and the number of API extensions of this program.
+pub fn versions() -> (i64, i64) {
+    (SCHEMA.latest, i64::try_from(services::server::extensions().len()).unwrap_or(0))
+}
+
+/// Renews what is kept in memory whenever the database changes, whoever changed it.
+async fn follow(daemon: Arc<Daemon>) {
+    loop {
+        let db = daemon.db();
+        let seen = db.data_index();
+        if let Err(e) = daemon.refresh().await {
+            tracing::warn!("refreshing what is known of the cluster: {e}");
+        }
+        if let Err(e) = keep_for_start(&daemon) {
+            tracing::warn!("keeping the members' addresses for the next start: {e}");
+        }
+        db.changed_since(seen).await;
+        // Changes come in groups.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Writes down what a start without a majority needs: where the members are, and whom to trust as one.
+fn keep_for_start(daemon: &Daemon) -> Result<()> {
+    if !daemon.clustered() {
+        return Ok(());
+    }
+    let (snapshot, status) = (daemon.snapshot(), daemon.db().status());
+    let role = |id: u64| if status.voters.contains(&id) { RaftRole::Voter } else { RaftRole::Spare };
+    let node = |m: &db::members::Member| {
+        let id = m.raft_id?;
+        Some(RaftNode { id, name: m.name.clone(), address: m.address.clone(), role: role(id) })
+    };
+    let nodes: Vec<RaftNode> = snapshot.members.iter().filter_map(node).collect();
+    if daemon.local.raft_nodes()? != nodes {
+        daemon.local.replace_raft_nodes(&nodes)?;
+    }
+    let servers = snapshot.certificates.iter().filter(|c| c.kind == db::certificates::CertificateType::Server);
+    let mut servers: Vec<TrustedServer> = servers
+        .map(|c| TrustedServer {
+            fingerprint: c.fingerprint.clone(),
+            name: c.name.clone(),
+            certificate: c.certificate.clone(),
+        })
+        .collect();
+    servers.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
+    if daemon.local.trusted_servers()? != servers {
+        daemon.local.replace_trusted_servers(&servers)?;
+    }
+    Ok(())
+}
+
+/// Listens on the addresses that the configuration names now. An address that can't be used leaves the old
+/// listener in place and is the error.
+pub fn listen_again(daemon: &Arc<Daemon>) -> Result<()> {
+    let config = daemon.local.config()?;
+    let wanted = |key: &str| config.get(key).filter(|a| !a.is_empty()).map(|a| with_port(a));
+    let core = wanted("core.https_address");
+    // One socket serves both when they are the same, or when the first listens everywhere.
+    let cluster = wanted("cluster.https_address").filter(|a| core.as_ref().is_none_or(|c| !covers(c, a)));
+    let mut listeners = daemon.listeners.lock().map_err(|_| Error::internal("the listeners are lost"))?;
+    for (key, address) in [("core.https_address", core), ("cluster.https_address", cluster)] {
+        if listeners.get(key).map(|(a, _)| a) == address.as_ref() {
+            continue;
+        }
+        let fresh = address.map(|a| listen::bind(&a).map(|l| (a, l))).transpose()?;
+        if let Some((_, task)) = listeners.remove(key) {
+            task.abort();
+        }
+        if let Some((address, listener)) = fresh {
+            listeners.insert(key, (address, listen::https(daemon.clone(), listener)));
+        }
+    }
+    Ok(())
+}
+
+/// The address with the usual port if it names none.
+pub fn with_port(address: &str) -> String {
+    let bare_v6 = address.matches(':').count() > 1 && !address.contains('[');
+    if bare_v6 {
+        format!("[{address}]:8443")
+    } else if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+        address.to_owned()
+    } else {
+        format!("{address}:8443")
+    }
+}
+
+/// True if a listener on `listener` also answers on `address`.
+fn covers(listener: &str, address: &str) -> bool {
+    let split = |a: &str| a.rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap_or_default();
+    let ((host, port), (other, other_port)) = (split(listener), split(address));
+    port == other_port && (host == other || matches!(host.as_str(), "" | "[::]" | "0.0.0.0"))
+}
+
+/// Takes the daemon down; instances run on. A leader hands over first, so that nobody waits for an election.
+pub async fn down(daemon: &Arc<Daemon>) {
+    if daemon.clustered() {
+        let db = daemon.db();
+        let status = db.status();
+        let heir = status.voters.iter().find(|id| status.leads() && **id != status.id && reachable(daemon, **id));
+        if let Some(heir) = heir {
+            let handed = tokio::time::timeout(Duration::from_secs(3), db.hand_over(*heir)).await;
+            tracing::info!("leadership handed to member {heir}: {handed:?}");
+        }
+    }
+    let _ = daemon.db().shutdown().await;
+    for path in [daemon.paths.socket(), daemon.paths.pid()] {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+fn reachable(daemon: &Daemon, raft_id: u64) -> bool {
+    let snapshot = daemon.snapshot();
+    let member = snapshot.members.iter().find(|m| m.raft_id == Some(raft_id));
+    member.is_some_and(|m| daemon.must_be_online(m, &snapshot).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_get_the_usual_port_and_share_a_socket_where_they_can() {
+        for (address, want) in [
+            ("192.0.2.1", "192.0.2.1:8443"),
+            ("192.0.2.1:1", "192.0.2.1:1"),
+            ("[::]:8443", "[::]:8443"),
+            ("::", "[::]:8443"),
+            (":8443", ":8443"),
+        ] {
+            assert_eq!(with_port(address), want);
+        }
+        assert!(covers("[::]:8443", "192.0.2.1:8443") && covers("192.0.2.1:8443", "192.0.2.1:8443"));
+        assert!(!covers("192.0.2.1:8443", "192.0.2.2:8443") && !covers("[::]:1", "192.0.2.1:8443"));
+    }
+}

@@ -1,0 +1,400 @@
+//! The daemon as a whole: what its parts find each other by.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use api::event::Lifecycle;
+use api::key::Config;
+use api::{Error, Result};
+use client::Remote;
+use client::tls::{Identity, client_config, server_config};
+use cluster::{Health, Links};
+use db::certificates::{Certificate, CertificateType};
+use db::local::Local;
+use db::members::{Member, NOT_CLUSTERED};
+use db::{Db, Tx};
+use rustls::ServerConfig;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::edge::Router;
+use crate::edge::auth::{Caller, Trust};
+use crate::events::Hub;
+use crate::operations::{self, Class, New, Operation, Operations, Resources};
+use crate::paths::Paths;
+
+/// What of the database every request needs, kept in memory and renewed when the database changes.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    /// All members.
+    pub members: Vec<Member>,
+    /// All trusted certificates.
+    pub certificates: Vec<Certificate>,
+    /// The server configuration that holds everywhere.
+    pub config: Config,
+}
+
+impl Snapshot {
+    /// Reads it.
+    pub fn load(tx: &Tx<'_>) -> Result<Snapshot> {
+        Ok(Snapshot {
+            members: db::members::list(tx)?,
+            certificates: db::certificates::list(tx)?,
+            config: db::config::get(tx)?,
+        })
+    }
+}
+
+/// The certificates in use.
+struct Tls {
+    own: Identity,
+    cluster: Option<Identity>,
+    server: Arc<ServerConfig>,
+}
+
+impl Tls {
+    fn new(own: Identity, cluster: Option<Identity>) -> Result<Tls> {
+        let server = server_config(cluster.as_ref().unwrap_or(&own))?;
+        Ok(Tls { own, cluster, server })
+    }
+}
+
+/// The daemon.
+pub struct Daemon {
+    /// Where its files are.
+    pub paths: Paths,
+    /// The member's own database.
+    pub local: Local,
+    /// All handlers.
+    pub router: Arc<Router>,
+    /// Where events come together.
+    pub hub: Arc<Hub>,
+    /// Background operations.
+    pub operations: Operations,
+    /// When it was started.
+    pub started: Instant,
+    /// Wakes the main task when the daemon is to stop.
+    pub stop: Notify,
+    /// Ends that a shutdown was asked for, with instances stopped first.
+    pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
+    db: RwLock<Db>,
+    health: RwLock<Arc<Health>>,
+    health_task: Mutex<Option<JoinHandle<()>>>,
+    tls: RwLock<Tls>,
+    snapshot: RwLock<Arc<Snapshot>>,
+    remotes: Mutex<HashMap<String, Arc<Remote>>>,
+    addresses: RwLock<HashMap<u64, String>>,
+    raft_id: AtomicU64,
+    member_id: AtomicI64,
+}
+
+impl Daemon {
+    /// Puts the parts together.
+    pub fn new(paths: Paths, local: Local, own: Identity, cluster: Option<Identity>, router: Router, parts: Parts) -> Result<Arc<Daemon>> {
+        let hub = Arc::new(Hub::new());
+        Ok(Arc::new(Daemon {
+            paths,
+            local,
+            router: Arc::new(router),
+            operations: Operations::new(hub.clone()),
+            hub,
+            started: Instant::now(),
+            stop: Notify::new(),
+            listeners: Mutex::default(),
+            db: RwLock::new(parts.db),
+            health: RwLock::new(parts.health),
+            health_task: Mutex::default(),
+            tls: RwLock::new(Tls::new(own, cluster)?),
+            snapshot: RwLock::default(),
+            remotes: Mutex::default(),
+            addresses: RwLock::new(parts.addresses),
+            raft_id: AtomicU64::new(parts.raft_id),
+            member_id: AtomicI64::new(1),
+        }))
+    }
+
+    /// The replicated database.
+    pub fn db(&self) -> Db {
+        self.db.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The health of the cluster.
+    pub fn health(&self) -> Arc<Health> {
+        self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes another database into use: this server joins or leaves a cluster.
+    pub fn replace_db(&self, raft_id: u64, db: Db, health: Arc<Health>) {
+        self.raft_id.store(raft_id, Ordering::SeqCst);
+        *self.db.write().unwrap_or_else(PoisonError::into_inner) = db;
+        *self.health.write().unwrap_or_else(PoisonError::into_inner) = health;
+    }
+
+    /// Starts (again) what the health of the cluster does all the time.
+    pub fn watch_health(&self) {
+        let task = tokio::spawn(self.health().run(self.db()));
+        if let Some(old) = self.health_task.lock().unwrap_or_else(PoisonError::into_inner).replace(task) {
+            old.abort();
+        }
+    }
+
+    /// This member's Raft id.
+    pub fn raft_id(&self) -> u64 {
+        self.raft_id.load(Ordering::SeqCst)
+    }
+
+    /// Row id of this member.
+    pub fn member_id(&self) -> i64 {
+        self.member_id.load(Ordering::SeqCst)
+    }
+
+    /// What is known of the cluster without asking.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This member's row.
+    pub fn own_row(&self) -> Option<Member> {
+        let id = self.raft_id();
+        self.snapshot().members.iter().find(|m| m.raft_id == Some(id)).cloned()
+    }
+
+    /// This member's name; `none` outside of a cluster.
+    pub fn name(&self) -> String {
+        self.own_row().map_or_else(|| NOT_CLUSTERED.to_owned(), |m| m.name)
+    }
+
+    /// True on a member of a cluster.
+    pub fn clustered(&self) -> bool {
+        self.name() != NOT_CLUSTERED
+    }
+
+    /// Refuses outside of a cluster.
+    pub fn must_be_clustered(&self) -> Result<()> {
+        if self.clustered() { Ok(()) } else { Err(Error::bad_request("This server is not clustered")) }
+    }
+
+    /// Reads the newest state; without a majority the own replica as it is.
+    pub async fn view<T: Send + 'static>(
+        &self,
+        f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + std::marker::Sync + 'static,
+    ) -> Result<T> {
+        let db = self.db();
+        if db.status().leader.is_some() && db.read_barrier().await.is_ok() {
+            return db.peek(f).await;
+        }
+        db.peek(f).await
+    }
+
+    /// Renews what is known of the cluster.
+    pub async fn refresh(&self) -> Result<()> {
+        let fresh = self.db().peek(Snapshot::load).await?;
+        {
+            let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+            for member in &fresh.members {
+                if let Some(id) = member.raft_id {
+                    addresses.insert(id, member.address.clone());
+                }
+            }
+        }
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        if let Some(own) = self.own_row() {
+            self.member_id.store(own.id, Ordering::SeqCst);
+            self.hub.set_location(&own.name);
+        }
+        Ok(())
+    }
+
+    /// Writes a transaction and renews what is known of the cluster.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        f: impl Fn(&Tx<'_>) -> Result<T> + Send + std::marker::Sync + 'static,
+    ) -> Result<T> {
+        let value = self.db().write(f).await?;
+        self.refresh().await?;
+        Ok(value)
+    }
+
+    /// What the holder of the certificate with this fingerprint is worth; `None` if it is unknown.
+    pub async fn trust_of(&self, fingerprint: &str) -> Option<Trust> {
+        let known = |s: &Snapshot| s.certificates.iter().find(|c| c.fingerprint == fingerprint).map(trust);
+        if let Some(trust) = known(&self.snapshot()) {
+            return Some(trust);
+        }
+        // Members trust each other before there is a majority to ask.
+        let servers = self.local.trusted_servers().unwrap_or_default();
+        servers.iter().any(|s| s.fingerprint == fingerprint).then_some(Trust::Member)
+    }
+
+    /// The TLS configuration of the listeners.
+    pub fn server_tls(&self) -> Arc<ServerConfig> {
+        self.tls().server.clone()
+    }
+
+    /// This server's own certificate.
+    pub fn own_identity(&self) -> Identity {
+        self.tls().own.clone()
+    }
+
+    /// The cluster's certificate.
+    pub fn cluster_identity(&self) -> Option<Identity> {
+        self.tls().cluster.clone()
+    }
+
+    /// The certificate that the API answers with.
+    pub fn api_identity(&self) -> Identity {
+        let tls = self.tls();
+        tls.cluster.clone().unwrap_or_else(|| tls.own.clone())
+    }
+
+    /// Answers with another certificate from now on.
+    pub fn set_cluster_identity(&self, cluster: Option<Identity>) -> Result<()> {
+        let fresh = Tls::new(self.own_identity(), cluster)?;
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        self.remotes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
+    }
+
+    fn tls(&self) -> std::sync::RwLockReadGuard<'_, Tls> {
+        self.tls.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The other member at `address`.
+    pub fn remote(&self, address: &str) -> Result<Arc<Remote>> {
+        let mut remotes = self.remotes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(remote) = remotes.get(address) {
+            return Ok(remote.clone());
+        }
+        let fingerprint = self.api_identity().fingerprint()?;
+        let remote = Arc::new(Remote::tls(address, client_config(&fingerprint, Some(&self.own_identity()))?));
+        remotes.insert(address.to_owned(), remote.clone());
+        Ok(remote)
+    }
+
+    /// The address of the member with this Raft id.
+    pub fn address_of(&self, raft_id: u64) -> Option<String> {
+        self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(&raft_id).cloned()
+    }
+
+    /// Learns addresses before the database is there to tell them.
+    pub fn learn_addresses(&self, known: impl IntoIterator<Item = (u64, String)>) {
+        self.addresses.write().unwrap_or_else(PoisonError::into_inner).extend(known);
+    }
+
+    /// The address of the member of that name, or `None` if that is this one. Refuses for one that is offline.
+    pub async fn member_address(&self, name: &str) -> Result<Option<String>> {
+        if name == self.name() {
+            return Ok(None);
+        }
+        let snapshot = self.snapshot();
+        let not_found = || Error::not_found("Cluster member not found");
+        let member = snapshot.members.iter().find(|m| m.name == name).ok_or_else(not_found)?;
+        self.must_be_online(member, &snapshot)?;
+        Ok(Some(member.address.clone()))
+    }
+
+    /// Refuses if the member is offline.
+    pub fn must_be_online(&self, member: &Member, snapshot: &Snapshot) -> Result<()> {
+        let seen = self.health().seen(member, &snapshot.config, (0, 0), jiff::Timestamp::now());
+        if seen.offline() && Some(self.raft_id()) != member.raft_id {
+            return Err(Error::unavailable(format!("Cluster member \"{}\" is offline", member.name)));
+        }
+        Ok(())
+    }
+
+    /// The address of the member that runs an operation, or `None` if that is this one.
+    pub fn operation_address(&self, id: &str) -> Option<String> {
+        let member = operations::member_of(id);
+        if self.operations.get(id).is_ok() || member == self.raft_id() { None } else { self.address_of(member) }
+    }
+
+    /// The address of the member that holds an instance, or `None` if that is this one or nobody does.
+    pub async fn instance_address(&self, project: &str, name: &str) -> Result<Option<String>> {
+        let (project, name, own) = (project.to_owned(), name.to_owned(), self.member_id());
+        let place = self.view(move |tx| db::instances::place(tx, &project, &name)).await?;
+        let snapshot = self.snapshot();
+        match snapshot.members.iter().find(|m| m.id == place && m.id != own) {
+            None => Ok(None),
+            Some(member) => {
+                self.must_be_online(member, &snapshot)?;
+                Ok(Some(member.address.clone()))
+            }
+        }
+    }
+
+    /// The address of the leader, or `None` if that is this member or nobody leads.
+    pub fn leader_address(&self) -> Option<String> {
+        let status = self.db().status();
+        if status.leads() { None } else { self.address_of(status.leader?) }
+    }
+
+    /// The configuration of this server: what holds everywhere, and its own.
+    pub fn config(&self) -> Result<Config> {
+        let mut config = self.snapshot().config.clone();
+        config.extend(self.local.config()?);
+        Ok(config)
+    }
+
+    /// What a new operation begins with.
+    pub fn operation(&self, description: &'static str, project: &str, resources: Resources) -> New {
+        New {
+            class: Class::Task,
+            description,
+            resources,
+            metadata: serde_json::Map::new(),
+            may_cancel: false,
+            project: project.to_owned(),
+            location: self.name(),
+            raft_id: self.raft_id(),
+        }
+    }
+
+    /// Runs work in the background.
+    pub fn run<F, Fut>(&self, new: New, work: F) -> Arc<Operation>
+    where
+        F: FnOnce(Arc<Operation>) -> Fut,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.operations.run(new, work)
+    }
+
+    /// Tells that something without a project has changed.
+    pub fn tell(&self, action: &str, source: String, caller: &Caller) {
+        self.hub.lifecycle(&crate::events::lifecycle(action, source, Some(caller.requestor())), "");
+    }
+
+    /// Tells that something in a project has changed.
+    pub fn tell_in(&self, event: &Lifecycle, project: &str) {
+        self.hub.lifecycle(event, project);
+    }
+}
+
+/// What the daemon begins with.
+pub struct Parts {
+    /// The replicated database.
+    pub db: Db,
+    /// The health of the cluster.
+    pub health: Arc<Health>,
+    /// The members' addresses as they were last known.
+    pub addresses: HashMap<u64, String>,
+    /// This member's Raft id.
+    pub raft_id: u64,
+}
+
+/// The links to other members, for a database that is opened.
+pub fn links(dial: Arc<crate::dial::Dialler>) -> Arc<Links> {
+    Arc::new(Links::new(dial))
+}
+
+fn trust(certificate: &Certificate) -> Trust {
+    match certificate.kind {
+        CertificateType::Server => Trust::Member,
+        CertificateType::Metrics => Trust::Metrics,
+        CertificateType::Client if certificate.restricted => {
+            Trust::Restricted(certificate.projects.iter().cloned().collect())
+        }
+        CertificateType::Client => Trust::Full,
+    }
+}
