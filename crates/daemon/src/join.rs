@@ -153,8 +153,8 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     };
     let request = serde_json::to_value(&request).map_err(|e| Error::internal(e.to_string()))?;
     let (door, answer) = knock(daemon, &doors, &pin, &request).await?;
-    let accepted: Accepted =
-        serde_json::from_value(answer).map_err(|e| Error::internal(format!("Unreadable answer of the cluster: {e}")))?;
+    let accepted: Accepted = serde_json::from_value(answer)
+        .map_err(|e| Error::internal(format!("Unreadable answer of the cluster: {e}")))?;
     let joiner = Joiner { raft_id: accepted.raft_id, token: put.cluster_token.clone() };
     let joined = enter(daemon, &door, &accepted, &joiner, put).await;
     if let Err(e) = joined {
@@ -172,7 +172,7 @@ async fn must_be_empty(daemon: &Daemon) -> Result<()> {
         .db()
         .peek(|tx| {
             Ok([
-                ("instances", db::instances::names(tx, 1)?.len()),
+                ("instances", db::instances::names(tx, db::instances::Filter::default())?.len()),
                 ("storage pools", db::pools::list(tx)?.len()),
                 ("networks", db::networks::list(tx, None)?.len()),
             ])
@@ -231,7 +231,9 @@ async fn knock(
             Ok(answer) => return Ok((remote, answer.metadata)),
             Err(e) if e.kind == Kind::Unavailable => last = e,
             Err(e) if e.kind == Kind::Forbidden => {
-                return Err(Error::bad_request("Failed to setup cluster trust: Failed to add server cert to cluster: not authorized"));
+                return Err(Error::bad_request(
+                    "Failed to setup cluster trust: Failed to add server cert to cluster: not authorized",
+                ));
             }
             Err(e) => return Err(e.context("Failed request to add member")),
         }
@@ -240,15 +242,20 @@ async fn knock(
 }
 
 /// Takes the cluster's database in the place of the own one and becomes a member.
-async fn enter(daemon: &Arc<Daemon>, door: &Remote, accepted: &Accepted, joiner: &Joiner, put: &ClusterPut) -> Result<()> {
+async fn enter(
+    daemon: &Arc<Daemon>,
+    door: &Remote,
+    accepted: &Accepted,
+    joiner: &Joiner,
+    put: &ClusterPut,
+) -> Result<()> {
     let paths = &daemon.paths;
     let old = daemon.local.raft_id()?.unwrap_or(1);
     fs::write(paths.joining(), serde_json::to_vec(&(old, joiner)).unwrap_or_default()).context("Noting the join")?;
     daemon.db().shutdown().await?;
     let _ = fs::remove_dir_all(paths.global_before());
     fs::rename(paths.global(), paths.global_before()).context("Setting the own database aside")?;
-    let cluster =
-        Identity { certificate: accepted.cluster_certificate.clone(), key: accepted.cluster_key.clone() };
+    let cluster = Identity { certificate: accepted.cluster_certificate.clone(), key: accepted.cluster_key.clone() };
     certs::write_cluster(paths, &cluster)?;
     daemon.set_cluster_identity(Some(cluster))?;
     daemon.local.set_raft_id(accepted.raft_id)?;

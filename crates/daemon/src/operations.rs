@@ -25,8 +25,6 @@ const REMEMBERED: Duration = Duration::from_secs(5);
 pub enum Class {
     /// Work.
     Task,
-    /// Work that talks to the client over websockets.
-    Websocket,
     /// A token that waits to be used.
     Token,
 }
@@ -35,7 +33,6 @@ impl Class {
     const fn as_str(self) -> &'static str {
         match self {
             Class::Task => "task",
-            Class::Websocket => "websocket",
             Class::Token => "token",
         }
     }
@@ -106,10 +103,6 @@ impl Operation {
             view.status_code = status.code();
             if let Some(e) = error {
                 view.err.clone_from(&e.message);
-                // The code of a failed operation is that of its error, as in an answer.
-                if status == StatusCode::Failure {
-                    view.status_code = StatusCode::Failure.code();
-                }
             }
         });
         if status.is_final() {
@@ -295,7 +288,10 @@ mod tests {
         assert_eq!(good.wait(None).await.status, "Success");
         assert_eq!(good.view().metadata.unwrap()["step"], "one");
         let failed = bad.wait(None).await;
-        assert_eq!((failed.status.as_str(), failed.status_code, failed.err.as_str()), ("Failure", 400, "nothing there"));
+        assert_eq!(
+            (failed.status.as_str(), failed.status_code, failed.err.as_str()),
+            ("Failure", 400, "nothing there")
+        );
         assert_eq!(stuck.wait(Some(Duration::from_millis(10))).await.status, "Running");
         assert_eq!(operations.cancel(&bad.id()).unwrap_err().message, "This operation can't be cancelled");
         operations.cancel(&stuck.id()).unwrap();

@@ -54,9 +54,8 @@ impl Paths {
     /// Makes the folders that are always there.
     pub fn create(&self) -> std::io::Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let make = |name: &str, mode| {
-            std::fs::DirBuilder::new().recursive(true).mode(mode).create(self.root.join(name))
-        };
+        let make =
+            |name: &str, mode| std::fs::DirBuilder::new().recursive(true).mode(mode).create(self.root.join(name));
         make("", 0o711)?;
         for (name, mode) in [
             ("database", 0o700),

@@ -85,7 +85,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     }
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
-    tokio::spawn(crate::services::events::follow_members(daemon.clone()));
+    tokio::spawn(services::events::follow_members(daemon.clone()));
     Ok(())
 }
 

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
 
 use api::event::Lifecycle;
 use api::key::Config;
 use api::{Error, Result};
 use client::Remote;
 use client::tls::{Identity, client_config, server_config};
-use cluster::{Health, Links};
+use cluster::Health;
 use db::certificates::{Certificate, CertificateType};
 use db::local::Local;
 use db::members::{Member, NOT_CLUSTERED};
@@ -73,11 +72,9 @@ pub struct Daemon {
     pub hub: Arc<Hub>,
     /// Background operations.
     pub operations: Operations,
-    /// When it was started.
-    pub started: Instant,
     /// Wakes the main task when the daemon is to stop.
     pub stop: Notify,
-    /// Ends that a shutdown was asked for, with instances stopped first.
+    /// What it listens on, by configuration key.
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
     db: RwLock<Db>,
     health: RwLock<Arc<Health>>,
@@ -92,7 +89,14 @@ pub struct Daemon {
 
 impl Daemon {
     /// Puts the parts together.
-    pub fn new(paths: Paths, local: Local, own: Identity, cluster: Option<Identity>, router: Router, parts: Parts) -> Result<Arc<Daemon>> {
+    pub fn new(
+        paths: Paths,
+        local: Local,
+        own: Identity,
+        cluster: Option<Identity>,
+        router: Router,
+        parts: Parts,
+    ) -> Result<Arc<Daemon>> {
         let hub = Arc::new(Hub::new());
         Ok(Arc::new(Daemon {
             paths,
@@ -100,7 +104,6 @@ impl Daemon {
             router: Arc::new(router),
             operations: Operations::new(hub.clone()),
             hub,
-            started: Instant::now(),
             stop: Notify::new(),
             listeners: Mutex::default(),
             db: RwLock::new(parts.db),
@@ -179,7 +182,7 @@ impl Daemon {
     /// Reads the newest state; without a majority the own replica as it is.
     pub async fn view<T: Send + 'static>(
         &self,
-        f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + std::marker::Sync + 'static,
+        f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + Sync + 'static,
     ) -> Result<T> {
         let db = self.db();
         if db.status().leader.is_some() && db.read_barrier().await.is_ok() {
@@ -210,7 +213,7 @@ impl Daemon {
     /// Writes a transaction and renews what is known of the cluster.
     pub async fn write<T: Send + 'static>(
         &self,
-        f: impl Fn(&Tx<'_>) -> Result<T> + Send + std::marker::Sync + 'static,
+        f: impl Fn(&Tx<'_>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
         let value = self.db().write(f).await?;
         self.refresh().await?;
@@ -313,7 +316,11 @@ impl Daemon {
     /// The address of the member that holds an instance, or `None` if that is this one or nobody does.
     pub async fn instance_address(&self, project: &str, name: &str) -> Result<Option<String>> {
         let (project, name, own) = (project.to_owned(), name.to_owned(), self.member_id());
-        let place = self.view(move |tx| db::instances::place(tx, &project, &name)).await?;
+        let place = match self.view(move |tx| db::instances::place(tx, &project, &name)).await {
+            Ok(place) => place.member_id,
+            Err(e) if e.kind == api::Kind::NotFound => own,
+            Err(e) => return Err(e),
+        };
         let snapshot = self.snapshot();
         match snapshot.members.iter().find(|m| m.id == place && m.id != own) {
             None => Ok(None),
@@ -381,11 +388,6 @@ pub struct Parts {
     pub addresses: HashMap<u64, String>,
     /// This member's Raft id.
     pub raft_id: u64,
-}
-
-/// The links to other members, for a database that is opened.
-pub fn links(dial: Arc<crate::dial::Dialler>) -> Arc<Links> {
-    Arc::new(Links::new(dial))
 }
 
 fn trust(certificate: &Certificate) -> Trust {

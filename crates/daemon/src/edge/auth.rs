@@ -43,11 +43,7 @@ impl Caller {
 
     /// As events name them.
     pub fn requestor(&self) -> Requestor {
-        Requestor {
-            username: self.name.clone(),
-            protocol: self.protocol.to_owned(),
-            address: self.address.clone(),
-        }
+        Requestor { username: self.name.clone(), protocol: self.protocol.to_owned(), address: self.address.clone() }
     }
 }
 

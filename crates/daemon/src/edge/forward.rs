@@ -68,11 +68,9 @@ pub async fn send(cx: &Cx, address: &str, mut request: Request<Incoming>) -> Res
     let mut onward = Request::builder().method(parts.method).uri(path);
     if let Some(headers) = onward.headers_mut() {
         headers.extend(parts.headers);
-        for (name, value) in [
-            (USERNAME, cx.caller.name.as_str()),
-            (PROTOCOL, cx.caller.protocol),
-            (ADDRESS, cx.caller.address.as_str()),
-        ] {
+        for (name, value) in
+            [(USERNAME, cx.caller.name.as_str()), (PROTOCOL, cx.caller.protocol), (ADDRESS, cx.caller.address.as_str())]
+        {
             headers.insert(name, HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("")));
         }
         headers.remove(PROJECTS);

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use api::{Error, Result};
 use api::error::Context as _;
+use api::{Error, Result};
 use client::tls::fingerprint_of;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -50,7 +50,8 @@ pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<Join
 
 /// A TCP socket on `address` (`host:port`; `[::]` and an empty host stand for all).
 pub fn bind(address: &str) -> Result<TcpListener> {
-    let failed = |e: &dyn std::fmt::Display| Error::bad_request(format!("Cannot listen on https socket \"{address}\": {e}"));
+    let failed =
+        |e: &dyn std::fmt::Display| Error::bad_request(format!("Cannot listen on https socket \"{address}\": {e}"));
     let text = match address {
         a if a.starts_with(':') => format!("[::]{a}"),
         a => a.to_owned(),

@@ -1,9 +1,8 @@
 //! From a request to its handler: path, method, permission, member, body; and from its result to the answer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api::endpoint::{At, Background, List, Listed, Method, Raw, Reply, Sync};
+use api::endpoint::{Background, List, Listed, Method, Raw, Reply, Sync};
 use api::{Endpoint, Error, Info, Kind, Result};
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
@@ -14,13 +13,14 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::auth::{self, Caller};
+use super::forward;
 use super::reply::{self, Body};
 use super::request::{self, Cx};
-use super::forward;
 use crate::operations::Operation;
 use crate::state::Daemon;
 
-type Handler = Arc<dyn Fn(Cx, Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>> + Send + std::marker::Sync>;
+type Handler =
+    Arc<dyn Fn(Cx, Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>> + Send + std::marker::Sync>;
 
 struct Route {
     info: Info,
@@ -120,7 +120,10 @@ impl Router {
     fn add<B, R: Reply>(
         &mut self,
         endpoint: &Endpoint<B, R>,
-        handler: impl Fn(Cx, Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>> + Send + std::marker::Sync + 'static,
+        handler: impl Fn(Cx, Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>>>
+        + Send
+        + std::marker::Sync
+        + 'static,
     ) {
         let info = endpoint.info;
         self.routes.push(Route { info, segments: segments(info.path), handler: Arc::new(handler) });
@@ -134,7 +137,8 @@ impl Router {
 
     /// Answers a request.
     pub async fn serve(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
-        match self.answer(daemon, caller, request).await {
+        let answer: BoxFuture<'_, _> = Box::pin(self.answer(daemon, caller, request));
+        match answer.await {
             Ok(response) => response,
             Err(e) => reply::error(&e),
         }
@@ -186,15 +190,4 @@ fn fits(template: &[&str], parts: &[&str]) -> bool {
 
 fn fixed(template: &[&str]) -> usize {
     template.iter().filter(|t| !t.starts_with('{')).count()
-}
-
-/// Which member serves an endpoint, for those that do not serve it themselves.
-pub fn needs_forwarding(at: At) -> bool {
-    !matches!(at, At::Any)
-}
-
-/// Names of query parameters with their values, as they travel on.
-pub fn join_query(query: &BTreeMap<String, String>) -> String {
-    let pair = |(k, v): (&String, &String)| format!("{}={}", api::endpoint::encode(k), api::endpoint::encode(v));
-    query.iter().map(pair).collect::<Vec<_>>().join("&")
 }

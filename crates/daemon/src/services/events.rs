@@ -31,10 +31,13 @@ pub fn routes(r: &mut Router) {
     r.raw(&api::server::EVENTS, events);
 }
 
+/// A websocket to a client.
+pub type WebSocket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
+
 /// Accepts a websocket: the answer, and the websocket once the client has it.
 pub fn upgrade(
     mut request: Request<Incoming>,
-) -> Result<(Response<Body>, impl Future<Output = Result<WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>>> + Send)> {
+) -> Result<(Response<Body>, impl Future<Output = Result<WebSocket>> + Send)> {
     let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
     let key = key.ok_or_else(|| Error::bad_request("This needs a websocket"))?;
     let upgraded = hyper::upgrade::on(&mut request);
@@ -62,7 +65,7 @@ struct Wanted {
 
 impl Wanted {
     fn accepts(&self, event: &Event) -> bool {
-        self.kinds.iter().any(|k| *k == event.kind)
+        self.kinds.contains(&event.kind)
             && self.only_from.as_ref().is_none_or(|name| *name == event.location)
             && (event.project.is_empty() || self.project.as_ref().is_none_or(|p| *p == event.project))
             && self.allowed.as_ref().is_none_or(|all| all.contains(&event.project))
@@ -74,7 +77,9 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         "" => [OPERATION, LIFECYCLE, LOGGING].map(str::to_owned).into(),
         text => text.split(',').map(str::to_owned).collect(),
     };
-    if let Some(unknown) = kinds.iter().find(|k| ![OPERATION, LIFECYCLE, LOGGING, "ovn", "network-acl"].contains(&k.as_str())) {
+    if let Some(unknown) =
+        kinds.iter().find(|k| ![OPERATION, LIFECYCLE, LOGGING, "ovn", "network-acl"].contains(&k.as_str()))
+    {
         return Err(Error::bad_request(format!("\"{unknown}\" isn't a supported event type")));
     }
     let allowed = match &cx.caller.trust {
@@ -121,7 +126,9 @@ pub async fn follow_members(daemon: Arc<Daemon>) {
     loop {
         let own = daemon.raft_id();
         let addresses: Vec<String> = match daemon.clustered() {
-            true => daemon.snapshot().members.iter().filter(|m| m.raft_id != Some(own)).map(|m| m.address.clone()).collect(),
+            true => {
+                daemon.snapshot().members.iter().filter(|m| m.raft_id != Some(own)).map(|m| m.address.clone()).collect()
+            }
             false => Vec::new(),
         };
         heard.retain(|address, task| {

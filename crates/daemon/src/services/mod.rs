@@ -118,7 +118,10 @@ mod tests {
             config: Config,
             description: String,
         }
-        let now = Thing { config: [("a", "1"), ("b", "2")].map(|(k, v)| (k.into(), v.into())).into(), description: "d".into() };
+        let now = Thing {
+            config: [("a", "1"), ("b", "2")].map(|(k, v)| (k.into(), v.into())).into(),
+            description: "d".into(),
+        };
         let after = patched(&now, &serde_json::json!({"config": {"a": "", "c": "3"}})).unwrap();
         assert_eq!(after.config.into_iter().collect::<Vec<_>>(), [("b".into(), "2".into()), ("c".into(), "3".into())]);
         assert_eq!(after.description, "d");

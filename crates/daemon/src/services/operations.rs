@@ -82,8 +82,9 @@ async fn wait(cx: Cx, (): ()) -> Result<View> {
     let timeout = match cx.param("timeout") {
         "" => None,
         text => {
-            let seconds: i64 =
-                text.parse().map_err(|_| Error::bad_request(format!("Invalid timeout \"{text}\": seconds are expected")))?;
+            let seconds: i64 = text
+                .parse()
+                .map_err(|_| Error::bad_request(format!("Invalid timeout \"{text}\": seconds are expected")))?;
             u64::try_from(seconds).ok().map(Duration::from_secs)
         }
     };

@@ -22,7 +22,12 @@ pub fn routes(r: &mut Router) {
 }
 
 fn shown(tx: &Tx<'_>, p: db::projects::Project) -> Result<Project> {
-    Ok(Project { used_by: db::used_by::project(tx, &p.name)?, config: p.config, description: p.description, name: p.name })
+    Ok(Project {
+        used_by: db::used_by::project(tx, &p.name)?,
+        config: p.config,
+        description: p.description,
+        name: p.name,
+    })
 }
 
 fn visible(cx: &Cx, name: &str) -> bool {
@@ -95,9 +100,12 @@ async fn patch(cx: Cx, new: Value) -> Result<()> {
 
 async fn change(cx: &Cx, old: &Project, new: ProjectPut) -> Result<()> {
     let feature = |k: &String| k.starts_with("features.");
-    let changed = new.config.keys().chain(old.config.keys()).filter(|k| feature(k)).find(|k| {
-        new.config.get(*k).map_or("", String::as_str) != old.config.get(*k).map_or("", String::as_str)
-    });
+    let changed = new
+        .config
+        .keys()
+        .chain(old.config.keys())
+        .filter(|k| feature(k))
+        .find(|k| new.config.get(*k).map_or("", String::as_str) != old.config.get(*k).map_or("", String::as_str));
     // A project with nothing but its own default profile counts as empty.
     let used = old.used_by.iter().any(|u| !u.starts_with("/1.0/profiles/default"));
     if let Some(key) = changed {
@@ -105,7 +113,9 @@ async fn change(cx: &Cx, old: &Project, new: ProjectPut) -> Result<()> {
             return Err(Error::bad_request("You can't change the features of the default project"));
         }
         if used {
-            return Err(Error::bad_request(format!("Project feature \"{key}\" cannot be changed on non-empty projects")));
+            return Err(Error::bad_request(format!(
+                "Project feature \"{key}\" cannot be changed on non-empty projects"
+            )));
         }
     }
     let name = old.name.clone();

@@ -39,7 +39,9 @@ pub async fn give_out(daemon: &Arc<Daemon>, new: New) -> Result<Arc<Operation>> 
     let snapshot = daemon.snapshot();
     let addresses: Vec<String> = match daemon.clustered() {
         true => snapshot.members.iter().map(|m| m.address.clone()).collect(),
-        false => daemon.local.config()?.get("core.https_address").into_iter().map(|a| crate::start::with_port(a)).collect(),
+        false => {
+            daemon.local.config()?.get("core.https_address").into_iter().map(|a| crate::start::with_port(a)).collect()
+        }
     };
     let fingerprint = daemon.api_identity().fingerprint()?;
     let (what, name) = match new.kind {
@@ -70,7 +72,8 @@ pub async fn give_out(daemon: &Arc<Daemon>, new: New) -> Result<Arc<Operation>> 
         expires,
         body: Value::Object(stored),
     };
-    let written = daemon.db().write(move |tx| {
+    let db = daemon.db();
+    let written = db.write(move |tx| {
         let old = db::tokens::list(tx, token.kind)?.into_iter().find(|t| t.name == token.name);
         if let Some(old) = &old {
             db::tokens::delete(tx, &old.operation)?;

@@ -52,7 +52,11 @@ async fn put(cx: Cx, new: WarningPut) -> Result<()> {
     let status = match new.status.as_str() {
         "new" => Status::New,
         "acknowledged" => Status::Acknowledged,
-        other => return Err(Error::bad_request(format!("Invalid warning status \"{other}\": it can be set to \"new\" or \"acknowledged\""))),
+        other => {
+            return Err(Error::bad_request(format!(
+                "Invalid warning status \"{other}\": it can be set to \"new\" or \"acknowledged\""
+            )));
+        }
     };
     let (uuid, now) = (cx.arg(0).to_owned(), Timestamp::now());
     cx.daemon.write(move |tx| db::warnings::set_status(tx, &uuid, status, now)).await?;

@@ -293,6 +293,21 @@ impl Db {
         }
     }
 
+    /// The index of the last entry that changed data in this replica.
+    pub fn data_index(&self) -> u64 {
+        self.machine.data_index()
+    }
+
+    /// Returns when this replica's data is newer than that of the entry `index`.
+    pub async fn changed_since(&self, index: u64) {
+        let mut applied = self.machine.watch_applied();
+        while self.machine.data_index() <= index {
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// The schema version of this replica.
     pub fn schema_version(&self) -> i64 {
         self.machine.version()

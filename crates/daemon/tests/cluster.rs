@@ -1,0 +1,193 @@
+//! Real daemons on machines of the lab: forming a cluster, joining in all its ways, roles, failover.
+//!
+//! Each scenario runs with our own client and with Debian's.
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use lab::cluster::{PATIENCE, Programs};
+use lab::{Cluster, Lab, Result};
+
+fn skip() -> bool {
+    let skip = lab::run::root().is_err();
+    if skip {
+        eprintln!("SKIPPED: this test makes namespaces and needs root");
+    }
+    skip
+}
+
+/// Our client, and Debian's where it is installed.
+fn clients() -> Vec<(&'static str, Programs)> {
+    let ours = Programs::built().unwrap();
+    let mut all = vec![("ours", ours.clone())];
+    match ours.with_stock_client() {
+        Some(stock) => all.push(("stock", stock)),
+        None => eprintln!("SKIPPED: Debian's client isn't installed, only ours is tried"),
+    }
+    all
+}
+
+/// All members vote, as the first of them sees it.
+fn three_voters(cluster: &Cluster) -> Result<()> {
+    cluster.until("three voters", || {
+        let list = cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "r"])?;
+        let votes = |l: &&str| l.trim_matches('"').split([',', '\n']).any(|r| r == "database");
+        Ok((list.replace("database-leader\ndatabase", "database-leader,database").lines().filter(votes).count() == 3)
+            .then_some(()))
+    })
+}
+
+#[test]
+fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    for (client, programs) in clients() {
+        println!("with {client} client");
+        let lab = Lab::temporary("form", 3)?;
+        let mut cluster = Cluster::daemons(lab, programs)?;
+        cluster.bootstrap(false)?;
+        for number in 2..=3 {
+            let started = Instant::now();
+            cluster.join(number)?;
+            println!("member {number} joined in {} ms", started.elapsed().as_millis());
+        }
+        three_voters(&cluster)?;
+        for number in 1..=3 {
+            assert_eq!(cluster.member(number, 3, 's')?, "ONLINE");
+            assert_eq!(cluster.member(number, 3, 'u')?, "https://10.77.0.3:8443");
+        }
+        cluster.incus(2, &["config", "set", "cluster.offline_threshold=11"])?;
+        assert_eq!(cluster.incus(3, &["config", "get", "cluster.offline_threshold"])?.trim(), "11");
+
+        let leader = cluster.leader(2)?;
+        let (other, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+        cluster.kill(leader)?;
+        let killed = Instant::now();
+        cluster.until("a write without the old leader", || {
+            let done = cluster.incus_in(other, &["profile", "create", "p1"], "")?;
+            Ok((done.code == 0).then_some(()))
+        })?;
+        println!("the first write was accepted {} ms after the leader was killed", killed.elapsed().as_millis());
+        assert!(cluster.incus(third, &["profile", "list", "-f", "csv"])?.contains("p1"));
+        cluster.until("the killed member shown offline", || {
+            Ok((cluster.member(third, leader, 's')? == "OFFLINE").then_some(()))
+        })?;
+        println!("it was shown offline after {} ms, with a threshold of 11 s", killed.elapsed().as_millis());
+        assert!(cluster.member(other, leader, 'm')?.starts_with("No heartbeat for 1"));
+
+        cluster.start(leader)?;
+        cluster
+            .until("the killed member back", || Ok((cluster.member(other, leader, 's')? == "ONLINE").then_some(())))?;
+        assert!(cluster.incus(leader, &["profile", "list", "-f", "csv"])?.contains("p1"));
+    }
+    Ok(())
+}
+
+#[test]
+fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::daemons(Lab::temporary("join", 2)?, Programs::built()?)?;
+    assert_eq!(cluster.refused(1, &["cluster", "list"])?.trim(), "Error: Server isn't part of a cluster");
+    cluster.bootstrap(false)?;
+    assert!(cluster.refused(1, &["cluster", "enable", "again"])?.contains("This server is already clustered"));
+    assert_eq!(
+        cluster.refused(1, &["cluster", "add", "server1"])?.trim(),
+        "Error: The cluster already has a member with name: server1"
+    );
+    assert!(cluster.refused(1, &["cluster", "add", "a b"])?.contains("Invalid cluster member name"));
+
+    let revoked = cluster.token("server2")?;
+    assert!(cluster.incus(1, &["cluster", "list-tokens", "-f", "csv"])?.starts_with("server2,"));
+    assert_eq!(
+        cluster.incus(1, &["cluster", "revoke-token", "server2"])?.trim(),
+        "Cluster join token for server2 deleted"
+    );
+    let good = cluster.token("server2")?;
+    let mut wrong = good.clone();
+    // Another digit in the secret.
+    let text = String::from_utf8(decode(&wrong)).unwrap();
+    let secret = text.split("\"secret\":\"").nth(1).unwrap()[..64].to_owned();
+    let other = secret.chars().rev().collect::<String>();
+    wrong = encode(text.replace(&secret, &other).as_bytes());
+    for (token, why) in
+        [(revoked.as_str(), "not authorized"), (wrong.as_str(), "not authorized"), ("nonsense", "Invalid")]
+    {
+        let said = cluster.join_with(2, token)?.refused()?;
+        assert!(said.contains(why), "{said}");
+        assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1");
+        assert_eq!(cluster.refused(2, &["cluster", "list"])?.trim(), "Error: Server isn't part of a cluster");
+    }
+
+    // The cluster can't reach the joining server: it is given up on both sides, and the token is good again.
+    cluster.lab.machines[0].must("nft", &["add", "table", "inet", "block"])?;
+    cluster.lab.machines[0].must("nft", &["add chain inet block out { type filter hook output priority 0; }"])?;
+    cluster.lab.machines[0].must("nft", &["add rule inet block out ct state new ip daddr 10.77.0.2 drop"])?;
+    let said = cluster.join_with(2, &good)?.refused()?;
+    assert!(said.contains("did not arrive"), "{said}");
+    cluster.lab.machines[0].must("nft", &["delete", "table", "inet", "block"])?;
+    assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1");
+    cluster.incus(2, &["profile", "create", "mine"])?;
+    cluster.incus(2, &["profile", "delete", "mine"])?;
+    cluster.join_with(2, &good)?.ok()?;
+    assert_eq!(cluster.member(2, 2, 's')?, "ONLINE");
+    let said = cluster.join_with(2, &good)?.refused()?;
+    assert!(said.contains("already clustered"), "{said}");
+
+    // Removed cleanly it is a server of its own again, and can come back.
+    cluster.incus(1, &["cluster", "remove", "server2", "--yes"])?;
+    cluster.until("the removed member on its own", || {
+        Ok((cluster.incus_in(2, &["cluster", "list"], "")?.code != 0).then_some(()))
+    })?;
+    let said = cluster.join_with(2, &good)?.refused()?;
+    assert!(said.contains("not authorized"), "a token works once: {said}");
+    cluster.join(2)?;
+    assert_eq!(cluster.member(1, 2, 's')?, "ONLINE");
+    let _ = cluster.machine(2);
+    Ok(())
+}
+
+#[test]
+fn a_stopped_leader_hands_over_and_reads_need_no_majority() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::temporary("handover", 3)?;
+    three_voters(&cluster)?;
+    let leader = cluster.leader(1)?;
+    let other = leader % 3 + 1;
+    cluster.machine(leader).end_daemon("TERM", Duration::from_secs(10))?;
+    let stopped = Instant::now();
+    cluster.incus(other, &["profile", "create", "p1"])?;
+    println!("a write after a clean stop of the leader took {} ms", stopped.elapsed().as_millis());
+
+    let third = (leader + 1) % 3 + 1;
+    cluster.kill(third)?;
+    let asked = Instant::now();
+    let said = cluster.refused(other, &["profile", "create", "p2"])?;
+    assert!(said.contains("majority"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(25), "it is refused in time");
+    let asked = Instant::now();
+    assert!(cluster.incus(other, &["profile", "list", "-f", "csv"])?.contains("p1"));
+    assert!(cluster.member(other, other, 'm')?.contains("no majority"));
+    assert!(asked.elapsed() < Duration::from_secs(5), "reads answer at once");
+
+    cluster.start(leader)?;
+    cluster.until("a majority again", || {
+        Ok((cluster.incus_in(other, &["profile", "create", "p3"], "")?.code == 0).then_some(()))
+    })?;
+    let _ = PATIENCE;
+    Ok(())
+}
+
+fn decode(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+}
+
+fn encode(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
