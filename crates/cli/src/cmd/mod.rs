@@ -6,7 +6,18 @@ mod macros;
 pub mod admin;
 pub mod cluster;
 pub mod config;
+mod image;
 pub mod instance;
+mod misc;
+mod monitor;
+mod network;
+mod operation;
+mod profile;
+mod project;
+mod query;
+mod remote;
+mod storage;
+mod warning;
 
 use api::Result;
 use serde_json::Value;
@@ -36,7 +47,10 @@ pub enum Command {
     #[command(subcommand)]
     Admin(admin::Admin),
     #[command(subcommand)]
+    Alias(misc::Alias),
+    #[command(subcommand)]
     Cluster(cluster::Cluster),
+    Completion(misc::Completion),
     #[command(subcommand)]
     Config(config::Config),
     Console(instance::console::Console),
@@ -49,15 +63,29 @@ pub enum Command {
     Exec(instance::exec::Exec),
     #[command(subcommand)]
     File(instance::file::File),
+    #[command(subcommand)]
+    Image(image::Image),
     Info(instance::info::Info),
     Launch(instance::create::Launch),
     #[command(visible_alias = "ls")]
     List(instance::list::List),
+    Monitor(monitor::Monitor),
     #[command(visible_alias = "mv")]
     Move(instance::copy::Move),
+    #[command(subcommand)]
+    Network(network::Network),
+    #[command(subcommand)]
+    Operation(operation::Operation),
     #[command(visible_alias = "freeze")]
     Pause(instance::state::Pause),
+    #[command(subcommand)]
+    Profile(profile::Profile),
+    #[command(subcommand)]
+    Project(project::Project),
     Publish(instance::publish::Publish),
+    Query(query::Query),
+    #[command(subcommand)]
+    Remote(remote::Remote),
     Rename(instance::delete::Rename),
     Restart(instance::state::Restart),
     #[command(visible_alias = "unfreeze")]
@@ -66,6 +94,12 @@ pub enum Command {
     Snapshot(instance::snapshot::Snapshot),
     Start(instance::state::Start),
     Stop(instance::state::Stop),
+    #[command(subcommand)]
+    Storage(storage::Storage),
+    Version(misc::Version),
+    Wait(misc::Wait),
+    #[command(subcommand)]
+    Warning(warning::Warning),
 }
 
 impl Command {
@@ -80,8 +114,9 @@ impl Command {
             };
         }
         all! {
-            Admin Cluster Config Console Copy Create Delete File Info Launch List Move Pause Publish Rename Restart
-            Resume Snapshot Start Stop
+            Admin Alias Cluster Completion Config Console Copy Create Delete File Image Info Launch List Monitor Move
+            Network Operation Pause Profile Project Publish Query Remote Rename Restart Resume Snapshot Start Stop
+            Storage Version Wait Warning
         }
         Ok(0)
     }
