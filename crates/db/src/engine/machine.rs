@@ -88,11 +88,19 @@ pub(super) struct Halt {
     /// It is not what the others have: it needs a fresh copy of theirs.
     pub differs: bool,
     pub why: String,
+    /// Whose copy it needs, if that is known.
+    pub source: Option<u64>,
+}
+
+impl Halt {
+    fn because(why: String) -> Halt {
+        Halt { differs: false, why, source: None }
+    }
 }
 
 impl From<io::Error> for Halt {
     fn from(e: io::Error) -> Self {
-        Halt { differs: false, why: format!("The database of this member can't be written: {e}") }
+        Halt::because(format!("The database of this member can't be written: {e}"))
     }
 }
 
@@ -322,9 +330,9 @@ impl Machine {
     }
 
     fn migrate(&self, db: &Connection, from: i64, to: i64, now_ms: i64) -> Result<(), Halt> {
-        too_new(to, self.shared.schema).map_err(|e| Halt { differs: false, why: e.to_string() })?;
+        too_new(to, self.shared.schema).map_err(|e| Halt::because(e.to_string()))?;
         let now = jiff::Timestamp::from_millisecond(now_ms).map_err(other)?;
-        (self.shared.schema.migrate)(db, from, to, now).map_err(|e| Halt { differs: false, why: e.message })
+        (self.shared.schema.migrate)(db, from, to, now).map_err(|e| Halt::because(e.message))
     }
 
     /// Tries out what a write would do here, and undoes it. What passes on the leader can be applied everywhere.
@@ -411,7 +419,7 @@ impl Machine {
             let (machine, these) = (self.clone(), Arc::clone(&entries));
             match tokio::task::spawn_blocking(move || machine.apply_all(&these)).await.map_err(other)? {
                 Ok(answers) => {
-                    self.shared.halted.send_if_modified(|halt| halt.take().is_some());
+                    self.shared.halted.send_if_modified(|halt| halt.take_if(|halt| !halt.differs).is_some());
                     return Ok(answers);
                 }
                 Err(halt) => self.halt(halt),
@@ -474,6 +482,7 @@ impl Misfit {
             Misfit::Differs(why) | Misfit::Impossible(why) => Halt {
                 differs: true,
                 why: format!("The database of this member differs from the others and waits for a fresh copy: {why}"),
+                source: None,
             },
             Misfit::Failed(e) => e.into(),
         }

@@ -4,6 +4,7 @@
 //! voters agree on it; [`Db::read`] asks the leader which state is the newest, and reads it from the own replica.
 //! No other module of this crate, and no other crate, names the Raft library.
 
+mod check;
 mod copy;
 mod log;
 mod machine;
@@ -79,8 +80,8 @@ pub struct Options {
     pub id: u64,
     /// The schema.
     pub schema: Schema,
-    /// How often the leader lets itself be heard. The other times follow from it: followers wait for six to ten
-    /// times as long before they elect another leader.
+    /// How often the leader lets itself be heard. The other times follow from it: followers elect another leader
+    /// when they have not heard the old one for ten to fourteen times as long.
     pub heartbeat: Duration,
     /// How long a read or write may wait for a majority before it is refused; a fifth of it when the majority has
     /// been away for some time already.
@@ -104,7 +105,7 @@ impl Options {
 
     /// For how long followers that have heard the leader do not vote for another one.
     fn lease(&self) -> Duration {
-        self.heartbeat * 10
+        self.heartbeat * 7
     }
 
     fn raft(&self) -> Result<Config> {
@@ -112,8 +113,9 @@ impl Options {
         let config = Config {
             cluster_name: "incus".into(),
             heartbeat_interval: heartbeat,
-            election_timeout_min: heartbeat * 6,
-            election_timeout_max: heartbeat * 10,
+            // The upper one is the lease; an election begins one of these after the lease has ended.
+            election_timeout_min: heartbeat * 3,
+            election_timeout_max: heartbeat * 7,
             install_snapshot_timeout: 600_000,
             enable_pre_vote: Some(true),
             enable_elect: false,
@@ -366,10 +368,17 @@ impl Db {
         .await
     }
 
-    /// Makes the replica durable and forgets all of the log that it covers but the newest; members that lag
-    /// further behind then get a whole copy.
+    /// Makes the replica durable and forgets the log that it covers; members that lag behind then get a whole copy.
     pub async fn compact(&self) -> Result<()> {
-        self.raft.trigger().snapshot().await.map_err(|e| Error::internal(e.to_string()))
+        let failed = |e: &dyn std::fmt::Display| Error::internal(e.to_string());
+        let upto = *self.machine.watch_applied().borrow();
+        self.raft.trigger().snapshot().await.map_err(|e| failed(&e))?;
+        let mut data = self.raft.data_metrics();
+        while data.borrow_watched().snapshot.is_none_or(|id| id.index() < upto) {
+            let changed = tokio::time::timeout(self.options.patience, data.changed()).await;
+            changed.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?;
+        }
+        self.raft.trigger().purge_log(upto).await.map_err(|e| failed(&e))
     }
 
     /// Stops taking part. Other handles of it fail from now on.

@@ -103,6 +103,14 @@ impl Db {
                 let (id, parts) = self.desk.lay_out(copied?.1)?;
                 Reply::Copy { id, parts }
             }
+            Request::Hash => {
+                let (index, hash) = self.content_hash().await?;
+                Reply::Hash { index, hash }
+            }
+            Request::Repair { source } => {
+                self.needs_copy_of(source);
+                Reply::Done
+            }
             Request::CopyPart { id, number } => Reply::CopyPart(self.desk.fetch(id, number)?),
         })
     }
@@ -156,7 +164,7 @@ impl Db {
                 Ok(Reply::Proposed { applied, index })
             }
             Trial::Nothing(applied) => Ok(Reply::Proposed { applied, index: self.machine.data_index() }),
-            Trial::Differs => Ok(Reply::Differs),
+            Trial::Differs => self.doubt().await,
             Trial::Impossible(why) => Err(Error::bad_request(why)),
         }
     }

@@ -182,10 +182,11 @@ impl Db {
     /// that of whoever has most.
     async fn repair(&self, status: &Status) {
         let others = status.matched.iter().filter(|(id, _)| *id != status.id);
-        let source = match status.leader {
+        let told = self.machine.watch_halted().borrow().as_ref().and_then(|halt| halt.source);
+        let source = told.or_else(|| match status.leader {
             Some(leader) if leader != status.id => Some(leader),
             _ => others.max_by_key(|(_, index)| *index).map(|(id, _)| *id),
-        };
+        });
         let Some(source) = source else { return };
         let machine = self.machine.clone();
         let repaired = async {

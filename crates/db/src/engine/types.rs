@@ -147,6 +147,12 @@ pub(super) enum Request {
         id: u64,
         number: u32,
     },
+    /// To anybody: what does your replica hold?
+    Hash,
+    /// To anybody: your replica differs from the others, take a copy of this member's.
+    Repair {
+        source: u64,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -169,6 +175,10 @@ pub(super) enum Reply {
         parts: u32,
     },
     CopyPart(Vec<u8>),
+    Hash {
+        index: u64,
+        hash: String,
+    },
     Done,
 }
 
