@@ -1,6 +1,6 @@
 //! What every command gets: the client's configuration, the global flags, and the way to servers.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use api::{Error, Result};
 use serde_json::Value;
@@ -123,11 +123,6 @@ impl Ctx {
         if !self.global.quiet {
             println!("{text}");
         }
-    }
-
-    /// The certificate kept for a remote as PEM, empty for unix sockets.
-    pub fn kept_cert(&self, remote: &str) -> String {
-        fs::read_to_string(self.config.server_cert(remote)).unwrap_or_default()
     }
 }
 

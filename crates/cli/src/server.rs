@@ -116,11 +116,6 @@ impl Server {
         self.call("PUT", path, Some(body), etag).await
     }
 
-    /// `PATCH`es a value.
-    pub async fn patch(&self, path: &str, body: &Value) -> Result<Reply> {
-        self.call("PATCH", path, Some(body), None).await
-    }
-
     /// `POST`s a value.
     pub async fn post(&self, path: &str, body: &Value) -> Result<Reply> {
         self.call("POST", path, Some(body), None).await
@@ -182,11 +177,6 @@ impl Server {
     /// Opens a websocket.
     pub async fn websocket(&self, path: &str) -> Result<WebSocket> {
         self.inner.transport.websocket(&self.url(path)).await
-    }
-
-    /// The way to the server.
-    pub fn transport(&self) -> &Transport {
-        &self.inner.transport
     }
 
     /// The path with the project and the member that were asked for, unless it names them itself.

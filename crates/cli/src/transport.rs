@@ -64,11 +64,6 @@ impl Transport {
         Self { endpoint, idle: Mutex::new(None) }
     }
 
-    /// Where the server listens.
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     async fn connect(&self) -> Result<Box<dyn Stream>> {
         match &self.endpoint {
             Endpoint::Unix(path) => {

@@ -73,7 +73,7 @@ macro_rules! entity_commands {
         pub struct Set {
             #[arg(value_name = $value)]
             name: String,
-            #[arg(required = true, value_name = "key>=<value", allow_hyphen_values = true)]
+            #[arg(required = true, value_name = "key>=<value")]
             settings: Vec<String>,
             /// The keys are properties, not configuration keys
             #[arg(short, long)]

@@ -10,6 +10,6 @@ mod yaml;
 
 pub use format::{Column, EACH, Format, Listing, columns, print_list};
 pub use human::{bytes_decimal, bytes_iec, date, is_set, level};
-pub use sort::{natural, sort_rows};
+pub use sort::sort_rows;
 pub use table::{Style, render};
 pub use yaml::{from_yaml, to_yaml};

@@ -19,7 +19,7 @@ fn cell(a: &str, b: &str) -> Ordering {
 }
 
 /// Compares two texts, runs of digits by their value; of equal values the one with fewer zeros before it is less.
-pub fn natural(a: &str, b: &str) -> Ordering {
+fn natural(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a.as_bytes(), b.as_bytes());
     while let (Some(x), Some(y)) = (a.first(), b.first()) {
         if x.is_ascii_digit() && y.is_ascii_digit() {

@@ -85,14 +85,13 @@ pub struct Cluster {
     pub certificate: String,
 }
 
-/// Reaches the cluster that the token is of and has it trust the local server.
-pub async fn reach(ctx: &Ctx, token: &str) -> Result<Cluster> {
+/// Finds a member of the cluster that the token is of.
+pub async fn find(ctx: &Ctx, token: &str) -> Result<Cluster> {
     let decoded = decode(token)?;
     let mut last = Error::unavailable("no address in the join token");
     for address in &decoded.addresses {
         match reach_at(ctx, &decoded, address).await {
             Ok((server, certificate)) => {
-                trust(&server, &decoded.name, token).await?;
                 return Ok(Cluster { server, address: address.clone(), certificate });
             }
             Err(e) => last = e.context(format!("Error connecting to existing cluster member {address:?}")),
@@ -118,8 +117,9 @@ async fn reach_at(ctx: &Ctx, token: &Token, address: &str) -> Result<(Server, St
     Ok((Server::new("cluster", Transport::new(tls_endpoint(&url, ours)?)), tls::to_pem(&der)))
 }
 
-async fn trust(server: &Server, name: &str, token: &str) -> Result<()> {
-    let body = json!({ "name": name, "type": "server", "trust_token": token.trim() });
+/// Has the cluster trust the local server. That uses the token up.
+pub async fn trust(server: &Server, token: &str) -> Result<()> {
+    let body = json!({ "name": decode(token)?.name, "type": "server", "trust_token": token.trim() });
     match server.post("/1.0/certificates", &body).await {
         Err(e) if e.kind != api::Kind::Conflict => Err(e.context("Failed to setup trust relationship with cluster")),
         _ => Ok(()),

@@ -109,7 +109,7 @@ async fn join_cluster(ctx: &Ctx, server: &Server, cluster: &Value) -> Result<()>
         let decoded = join::decode(&token)?;
         body["server_name"] = decoded.name.into();
         if cluster["cluster_certificate"].as_str().unwrap_or_default().is_empty() {
-            let cluster = join::reach(ctx, &token).await?;
+            let cluster = join::find(ctx, &token).await?;
             body["cluster_address"] = cluster.address.into();
             body["cluster_certificate"] = cluster.certificate.into();
         }

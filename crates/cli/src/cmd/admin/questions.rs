@@ -1,6 +1,6 @@
 //! What `incus admin init` asks. The questions are those of Incus: scripts answer them by their words.
 
-use std::net::{IpAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, ToSocketAddrs, UdpSocket};
 
 use api::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -101,11 +101,14 @@ impl Plan {
         {
             return Err(Error::bad_request("User aborted configuration"));
         }
-        let cluster = join::reach(ctx, &token).await?;
+        let cluster = join::find(ctx, &token).await?;
+        join::trust(&cluster.server, &token).await?;
         let member_config = cluster_member_config(&cluster.server).await?;
         let mut body = join::body(&token, &name, address, member_config)?;
         body["cluster_address"] = cluster.address.into();
         body["cluster_certificate"] = cluster.certificate.into();
+        // The token is used up: the server must not try it again.
+        body["cluster_token"] = "".into();
         self.joins = true;
         self.cluster = Some(body);
         self.config.clear();
@@ -247,15 +250,22 @@ impl Plan {
     }
 }
 
-/// The address that this machine has towards others.
+/// The address that this machine has towards others: on the way to the default route, or else to any network.
 fn own_address() -> String {
-    let outwards = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let networks = routes.lines().skip(1).filter_map(|line| {
+        let network = u32::from_str_radix(line.split_whitespace().nth(1)?, 16).ok()?;
+        Some(Ipv4Addr::from(u32::from_be(network) | 1))
+    });
+    let source = |to: Ipv4Addr| -> Option<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
         // Nothing is sent: connecting a datagram socket only chooses the route.
-        socket.connect("192.0.2.1:9")?;
-        Ok(socket.local_addr()?.ip())
+        socket.connect((to, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip())
     };
-    outwards().map_or_else(|_| "127.0.0.1".into(), |a| a.to_string())
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 1);
+    let mut found = std::iter::once(elsewhere).chain(networks).filter_map(source);
+    found.find(|a| !a.is_loopback()).map_or_else(|| "127.0.0.1".into(), |a| a.to_string())
 }
 
 /// Refuses addresses that this machine cannot listen on.

@@ -96,13 +96,7 @@ pub async fn member_config(cluster: &Server) -> Result<Vec<Value>> {
         _ => Vec::new(),
     };
     for key in &mut all {
-        let part = |f: &str| key[f].as_str().unwrap_or_default().to_owned();
-        let question = format!(
-            "Choose {} for {} {:?}: ",
-            part("description").trim_start_matches('"').trim_end_matches('"'),
-            part("entity"),
-            part("name")
-        );
+        let question = format!("Choose {}: ", key["description"].as_str().unwrap_or_default());
         key["value"] = prompt::line(&question)?.into();
     }
     Ok(all)

@@ -184,7 +184,7 @@ macro_rules! device_commands {
                 #[arg(value_name = $value)]
                 name: String,
                 device: String,
-                #[arg(required = true, value_name = "key=value", allow_hyphen_values = true)]
+                #[arg(required = true, value_name = "key=value")]
                 settings: Vec<String>,
             }
             impl Set {

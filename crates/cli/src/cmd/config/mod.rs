@@ -133,7 +133,7 @@ impl Get {
 #[derive(clap::Args)]
 pub struct Set {
     /// The instance, if it is not the server's, and the settings
-    #[arg(required = true, value_name = "[remote:][instance] key=value", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "[remote:][instance] key=value")]
     args: Vec<String>,
     /// The keys are properties, not configuration keys
     #[arg(short, long)]

@@ -51,7 +51,7 @@ impl Import {
         self.check_aliases(&server).await?;
         let mut temporary = None;
         let files: Vec<PathBuf> = match plan.files.as_slice() {
-            [url] if url.starts_with("https://") => return self.from_url(ctx, &server, url, &plan).await,
+            [url] if url.starts_with("https://") => return self.fetch(ctx, &server, url, &plan).await,
             [url] if url.starts_with("http://") => {
                 return Err(Error::bad_request(format!(
                     "Only https:// is supported for remote image import, not {url}"
@@ -124,7 +124,7 @@ impl Import {
         reply
     }
 
-    async fn from_url(&self, ctx: &Ctx, server: &Server, url: &str, plan: &Plan) -> Result<()> {
+    async fn fetch(&self, ctx: &Ctx, server: &Server, url: &str, plan: &Plan) -> Result<()> {
         let body = json!({
             "source": { "type": "url", "mode": "pull", "url": url },
             "public": self.public, "properties": plan.properties,

@@ -394,7 +394,7 @@ impl Copy {
             })
         } else {
             let server = ctx.server(&remote_name)?;
-            let (source, own) = self.from_server(&server, &image, &remote.addr, remote.public).await?;
+            let (source, own) = self.offered_by(&server, &image, &remote.addr, remote.public).await?;
             if self.copy_aliases {
                 names.extend(own);
             }
@@ -414,13 +414,7 @@ impl Copy {
     }
 
     /// The image on an Incus server as a source, and its aliases.
-    async fn from_server(
-        &self,
-        server: &Server,
-        image: &str,
-        addr: &str,
-        public: bool,
-    ) -> Result<(Value, Vec<String>)> {
+    async fn offered_by(&self, server: &Server, image: &str, addr: &str, public: bool) -> Result<(Value, Vec<String>)> {
         let fingerprint = resolve(server, image, self.vm).await?;
         let found = server.get(&url(&fingerprint)).await?.value;
         let mut source = json!({

@@ -73,7 +73,7 @@ impl Remote {
     }
 
     async fn get(&self) -> Result<RawReply> {
-        self.server.raw("GET", &self.url(), &[], empty()).await
+        self.server.raw("GET", &self.url(), &[], empty()).await.map_err(missing)
     }
 
     /// What is there: `file`, `directory`, `symlink`; nothing if nothing is.
@@ -116,6 +116,12 @@ impl Remote {
         let listed = self.server.get(&self.url()).await?.value;
         Ok(cmd::list(&listed).into_iter().map(str::to_owned).collect())
     }
+}
+
+/// Servers say of a missing file no more than that something was not found.
+fn missing(e: Error) -> Error {
+    let vague = e.kind == Kind::NotFound && e.message.eq_ignore_ascii_case("not found");
+    if vague { Error::not_found("file does not exist") } else { e }
 }
 
 fn mode(text: Option<&String>) -> Result<Option<u32>> {
@@ -422,7 +428,7 @@ async fn delete(remote: &Remote, all: bool) -> Result<()> {
             Box::pin(delete(&remote.join(&name), true)).await?;
         }
     }
-    remote.server.delete(&remote.url()).await.map(drop)
+    remote.server.delete(&remote.url()).await.map(drop).map_err(missing)
 }
 
 /// Edit a file in an instance, in an editor or from standard input

@@ -143,7 +143,7 @@ pub struct Set {
     pool: String,
     #[arg(value_name = "[type/]volume")]
     volume: String,
-    #[arg(required = true, value_name = "key=value", allow_hyphen_values = true)]
+    #[arg(required = true, value_name = "key=value")]
     settings: Vec<String>,
     /// The keys are properties, not configuration keys
     #[arg(short, long)]
