@@ -5,6 +5,8 @@
 
 pub mod evacuate;
 pub mod filter;
+pub mod idmap;
+pub mod lxc_conf;
 pub mod member;
 pub mod net;
 pub mod placement;

@@ -3,6 +3,7 @@
 //! Architecture invariant: knows no instances and no clusters. The only crate with `unsafe`; each block says why.
 #![allow(unsafe_code)]
 
+pub mod lxc;
 pub mod net;
 pub mod netns;
 pub mod nft;

@@ -1,0 +1,239 @@
+//! What liblxc is told about a container, as the text of its configuration.
+
+use std::fmt::Write as _;
+
+use crate::idmap::Idmap;
+
+/// The init of a container, as far as stopping it cleanly depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// systemd.
+    Systemd,
+    /// busybox.
+    Busybox,
+    /// Any other.
+    Other,
+}
+
+impl Init {
+    /// Judged by what `/sbin/init` points at.
+    pub fn of(target: &str) -> Init {
+        match target {
+            t if t.contains("systemd") => Init::Systemd,
+            t if t.contains("busybox") => Init::Busybox,
+            _ => Init::Other,
+        }
+    }
+
+    const fn halt(self) -> &'static str {
+        match self {
+            Init::Systemd => "SIGRTMIN+3",
+            Init::Busybox => "SIGUSR2",
+            Init::Other => "SIGPWR",
+        }
+    }
+}
+
+/// Which cgroup hierarchies the machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// One per controller.
+    V1,
+    /// One for all.
+    V2,
+}
+
+/// A mount into a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Path on the host.
+    pub source: String,
+    /// Path inside, without a leading slash.
+    pub target: String,
+    /// Mount options, as `bind,create=dir`.
+    pub options: String,
+}
+
+/// A network link that is moved into a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name on the host.
+    pub host: String,
+    /// Its name inside.
+    pub inside: String,
+}
+
+/// Everything that liblxc needs to know.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Host name inside.
+    pub host_name: String,
+    /// Path of its root file system.
+    pub rootfs: String,
+    /// Ids; `None` for a privileged container.
+    pub idmap: Option<Idmap>,
+    /// Its init.
+    pub init: Init,
+    /// `amd64` and the like; empty for the machine's own.
+    pub architecture: String,
+    /// Environment of its init.
+    pub environment: Vec<(String, String)>,
+    /// Mounts beyond the usual ones.
+    pub mounts: Vec<Mount>,
+    /// Its network links.
+    pub links: Vec<Link>,
+    /// The machine's hierarchies.
+    pub cgroups: Cgroups,
+    /// Name of its cgroup, unique on the machine.
+    pub cgroup: String,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Its processors, as `0-3`.
+    pub cpus: Option<String>,
+    /// Number of processes.
+    pub processes: Option<u64>,
+    /// May it hold containers itself?
+    pub nesting: bool,
+    /// Where its console is logged.
+    pub console_log: String,
+    /// Lines added as they are: `raw.lxc`.
+    pub raw: String,
+}
+
+impl Spec {
+    /// The text of the configuration.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        let mut line = |key: &str, value: &str| {
+            let _ = writeln!(out, "{key} = {value}");
+        };
+        line("lxc.uts.name", &self.host_name);
+        line("lxc.rootfs.path", &format!("dir:{}", self.rootfs));
+        line("lxc.init.cmd", "/sbin/init");
+        line("lxc.pty.max", "1024");
+        line("lxc.tty.max", "0");
+        line("lxc.console.buffer.size", "auto");
+        line("lxc.console.size", "auto");
+        line("lxc.console.logfile", &self.console_log);
+        line("lxc.mount.auto", "proc:rw sys:rw cgroup:rw:force");
+        line("lxc.autodev", "1");
+        line("lxc.signal.halt", self.init.halt());
+        line("lxc.signal.stop", "SIGKILL");
+        if !self.architecture.is_empty() {
+            line("lxc.arch", &self.architecture);
+        }
+        line("lxc.cgroup.dir.container", &self.cgroup);
+        line("lxc.cgroup.dir.monitor", &format!("{}.monitor", self.cgroup));
+        if let Some(idmap) = &self.idmap {
+            line("lxc.rootfs.options", "idmap=container");
+            for (kind, range) in [("u", &idmap.uids), ("g", &idmap.gids)] {
+                line("lxc.idmap", &format!("{kind} {} {} {}", range.inside, range.outside, range.size));
+            }
+        }
+        for (key, value) in &self.environment {
+            line("lxc.environment", &format!("{key}={value}"));
+        }
+        for mount in &self.mounts {
+            let source = mount.source.replace(' ', "\\040");
+            let target = mount.target.replace(' ', "\\040");
+            line("lxc.mount.entry", &format!("{source} {target} none {} 0 0", mount.options));
+        }
+        if self.nesting {
+            line("lxc.mount.entry", "proc dev/.lxc/proc proc create=dir,optional 0 0");
+            line("lxc.mount.entry", "sys dev/.lxc/sys sysfs create=dir,optional 0 0");
+        }
+        if self.links.is_empty() {
+            line("lxc.net.0.type", "empty");
+        }
+        for (n, link) in self.links.iter().enumerate() {
+            line(&format!("lxc.net.{n}.type"), "phys");
+            line(&format!("lxc.net.{n}.link"), &link.host);
+            line(&format!("lxc.net.{n}.name"), &link.inside);
+            line(&format!("lxc.net.{n}.flags"), "up");
+        }
+        for (key, value) in self.limits() {
+            line(&format!("{}.{key}", self.cgroups.prefix()), &value);
+        }
+        out.push_str(&self.raw);
+        if !self.raw.is_empty() && !self.raw.ends_with('\n') {
+            out.push('\n');
+        }
+        out
+    }
+
+    /// The cgroup values that its limits amount to; the same can be set while it runs.
+    pub fn limits(&self) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        if let Some(bytes) = self.memory {
+            let key = if self.cgroups == Cgroups::V1 { "memory.limit_in_bytes" } else { "memory.max" };
+            all.push((key, bytes.to_string()));
+        }
+        if let Some(cpus) = &self.cpus {
+            all.push(("cpuset.cpus", cpus.clone()));
+        }
+        if let Some(processes) = self.processes {
+            all.push(("pids.max", processes.to_string()));
+        }
+        all
+    }
+}
+
+impl Cgroups {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Cgroups::V1 => "lxc.cgroup",
+            Cgroups::V2 => "lxc.cgroup2",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> Spec {
+        Spec {
+            host_name: "c1".into(),
+            rootfs: "/pool/c1/rootfs".into(),
+            idmap: Some(Idmap::contiguous(1_000_000, 65_536)),
+            init: Init::Busybox,
+            architecture: String::new(),
+            environment: vec![("A".into(), "b c".into())],
+            mounts: vec![Mount { source: "/a b".into(), target: "mnt".into(), options: "bind,create=dir".into() }],
+            links: vec![Link { host: "veth1".into(), inside: "eth0".into() }],
+            cgroups: Cgroups::V1,
+            cgroup: "incus-1/c1".into(),
+            memory: Some(1024),
+            cpus: Some("0-1".into()),
+            processes: Some(5),
+            nesting: false,
+            console_log: "/log".into(),
+            raw: "lxc.x = y".into(),
+        }
+    }
+
+    #[test]
+    fn all_of_a_spec_reaches_the_configuration() {
+        let text = spec().render();
+        for line in [
+            "lxc.rootfs.path = dir:/pool/c1/rootfs",
+            "lxc.rootfs.options = idmap=container",
+            "lxc.idmap = u 0 1000000 65536",
+            "lxc.idmap = g 0 1000000 65536",
+            "lxc.signal.halt = SIGUSR2",
+            "lxc.environment = A=b c",
+            "lxc.mount.entry = /a\\040b mnt none bind,create=dir 0 0",
+            "lxc.net.0.link = veth1",
+            "lxc.cgroup.memory.limit_in_bytes = 1024",
+            "lxc.cgroup.cpuset.cpus = 0-1",
+            "lxc.cgroup.pids.max = 5",
+            "lxc.x = y",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        let other =
+            Spec { idmap: None, cgroups: Cgroups::V2, links: Vec::new(), raw: String::new(), ..spec() }.render();
+        assert!(!other.contains("idmap") && other.contains("lxc.net.0.type = empty"), "{other}");
+        assert!(other.contains("lxc.cgroup2.memory.max = 1024"), "{other}");
+    }
+}
