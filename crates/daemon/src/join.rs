@@ -274,7 +274,14 @@ async fn enter(
     let own = daemon.own_row().ok_or_else(|| Error::internal("The cluster's database does not know this member"))?;
     crate::services::cluster::create_local(daemon, &own, &put.member_config).await?;
     let id = own.id;
-    daemon.write(move |tx| db::members::advance(tx, id, Event::Joined).map(drop)).await
+    let now = Timestamp::now();
+    daemon
+        .write(move |tx| {
+            // The others have not heard of it yet; until they do, this is what they go by.
+            db::members::set_heartbeats(tx, &[(id, now)])?;
+            db::members::advance(tx, id, Event::Joined).map(drop)
+        })
+        .await
 }
 
 /// Opens the database as the member `raft_id` and uses it from now on.

@@ -62,11 +62,6 @@ impl Operation {
         self.lock().id.clone()
     }
 
-    /// Tells how far it is, or what came of it: `values` replace those of the same name.
-    pub fn report(&self, values: impl IntoIterator<Item = (String, Value)>) {
-        self.change(|view| view.metadata.get_or_insert_default().extend(values));
-    }
-
     /// Ends when somebody cancels it.
     pub fn cancelled(&self) -> CancellationToken {
         self.cancel.clone()
@@ -275,10 +270,7 @@ mod tests {
     #[tokio::test]
     async fn operations_end_as_their_work_does() {
         let operations = Operations::new(Arc::new(Hub::new()));
-        let good = operations.run(new(Class::Task, false), |op| async move {
-            op.report([("step".to_owned(), "one".into())]);
-            Ok(())
-        });
+        let good = operations.run(new(Class::Task, false), |_| async { Ok(()) });
         let bad = operations.run(new(Class::Task, false), |_| async { Err(Error::not_found("nothing there")) });
         let stuck = operations.run(new(Class::Task, true), |op| async move {
             op.cancelled().cancelled().await;
@@ -286,7 +278,6 @@ mod tests {
         });
         assert_eq!(member_of(&good.id()), 7);
         assert_eq!(good.wait(None).await.status, "Success");
-        assert_eq!(good.view().metadata.unwrap()["step"], "one");
         let failed = bad.wait(None).await;
         assert_eq!(
             (failed.status.as_str(), failed.status_code, failed.err.as_str()),

@@ -116,7 +116,10 @@ async fn follow(daemon: Arc<Daemon>) {
         if let Err(e) = keep_for_start(&daemon) {
             tracing::warn!("keeping the members' addresses for the next start: {e}");
         }
-        db.changed_since(seen).await;
+        tokio::select! {
+            () = db.changed_since(seen) => {}
+            () = daemon.db_replaced.notified() => {}
+        }
         // Changes come in groups.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -76,6 +76,8 @@ pub struct Daemon {
     pub stop: Notify,
     /// What it listens on, by configuration key.
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
+    /// Tells that another database was taken into use.
+    pub db_replaced: Notify,
     db: RwLock<Db>,
     health: RwLock<Arc<Health>>,
     health_task: Mutex<Option<JoinHandle<()>>>,
@@ -106,6 +108,7 @@ impl Daemon {
             hub,
             stop: Notify::new(),
             listeners: Mutex::default(),
+            db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
             health: RwLock::new(parts.health),
             health_task: Mutex::default(),
@@ -133,6 +136,7 @@ impl Daemon {
         self.raft_id.store(raft_id, Ordering::SeqCst);
         *self.db.write().unwrap_or_else(PoisonError::into_inner) = db;
         *self.health.write().unwrap_or_else(PoisonError::into_inner) = health;
+        self.db_replaced.notify_one();
     }
 
     /// Starts (again) what the health of the cluster does all the time.
@@ -228,7 +232,12 @@ impl Daemon {
         }
         // Members trust each other before there is a majority to ask.
         let servers = self.local.trusted_servers().unwrap_or_default();
-        servers.iter().any(|s| s.fingerprint == fingerprint).then_some(Trust::Member)
+        if servers.iter().any(|s| s.fingerprint == fingerprint) {
+            return Some(Trust::Member);
+        }
+        // It may have come to be trusted a moment ago, through another member.
+        let all = self.db().peek(db::certificates::list).await.ok()?;
+        all.iter().find(|c| c.fingerprint == fingerprint).map(trust)
     }
 
     /// The TLS configuration of the listeners.
@@ -335,13 +344,6 @@ impl Daemon {
     pub fn leader_address(&self) -> Option<String> {
         let status = self.db().status();
         if status.leads() { None } else { self.address_of(status.leader?) }
-    }
-
-    /// The configuration of this server: what holds everywhere, and its own.
-    pub fn config(&self) -> Result<Config> {
-        let mut config = self.snapshot().config.clone();
-        config.extend(self.local.config()?);
-        Ok(config)
     }
 
     /// What a new operation begins with.

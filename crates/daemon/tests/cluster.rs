@@ -46,7 +46,7 @@ fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
         println!("with {client} client");
         let lab = Lab::temporary("form", 3)?;
         let mut cluster = Cluster::daemons(lab, programs)?;
-        cluster.bootstrap(false)?;
+        cluster.bootstrap()?;
         for number in 2..=3 {
             let started = Instant::now();
             cluster.join(number)?;
@@ -91,7 +91,7 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
     }
     let mut cluster = Cluster::daemons(Lab::temporary("join", 2)?, Programs::built()?)?;
     assert_eq!(cluster.refused(1, &["cluster", "list"])?.trim(), "Error: Server isn't part of a cluster");
-    cluster.bootstrap(false)?;
+    cluster.bootstrap()?;
     assert!(cluster.refused(1, &["cluster", "enable", "again"])?.contains("This server is already clustered"));
     assert_eq!(
         cluster.refused(1, &["cluster", "add", "server1"])?.trim(),

@@ -67,11 +67,10 @@ impl Cluster {
         Ok(Cluster { lab, programs })
     }
 
-    /// A formed cluster: a pool `local` (dir) and a profile with a root disk on it; with `bridge`, a managed
-    /// network `incusbr0` in the profile, too.
-    pub fn form(lab: Lab, programs: Programs, bridge: bool) -> Result<Cluster> {
+    /// A formed cluster.
+    pub fn form(lab: Lab, programs: Programs) -> Result<Cluster> {
         let cluster = Cluster::daemons(lab, programs)?;
-        cluster.bootstrap(bridge)?;
+        cluster.bootstrap()?;
         for number in 2..=cluster.lab.machines.len() {
             cluster.join(number)?;
         }
@@ -80,26 +79,14 @@ impl Cluster {
 
     /// A cluster in a temporary lab, named for the test that wants it.
     pub fn temporary(name: &str, size: usize) -> Result<Cluster> {
-        Cluster::form(Lab::temporary(name, size)?, Programs::built()?, false)
+        Cluster::form(Lab::temporary(name, size)?, Programs::built()?)
     }
 
     /// Makes machine 1 the first member.
-    pub fn bootstrap(&self, bridge: bool) -> Result<()> {
+    pub fn bootstrap(&self) -> Result<()> {
         let first = &self.lab.machines[0];
-        let (network, nic) = if bridge {
-            (
-                "networks:\n- name: incusbr0\n  type: bridge\n  config:\n    ipv4.address: 10.88.0.1/24\n    ipv4.nat: \"true\"\n    ipv6.address: none\n",
-                "    eth0:\n      name: eth0\n      network: incusbr0\n      type: nic\n",
-            )
-        } else {
-            ("", "")
-        };
         let preseed = format!(
-            "config:\n  core.https_address: {address}:8443\n\
-             cluster:\n  enabled: true\n  server_name: {name}\n\
-             storage_pools:\n- name: local\n  driver: dir\n\
-             {network}\
-             profiles:\n- name: default\n  devices:\n    root:\n      path: /\n      pool: local\n      type: disk\n{nic}",
+            "config:\n  core.https_address: {address}:8443\ncluster:\n  enabled: true\n  server_name: {name}\n",
             address = first.address(),
             name = first.name,
         );
@@ -122,8 +109,7 @@ impl Cluster {
     pub fn join_with(&self, number: usize, token: &str) -> Result<Output> {
         let machine = &self.lab.machines[number - 1];
         let preseed = format!(
-            "cluster:\n  enabled: true\n  server_address: {address}:8443\n  cluster_token: {token}\n  \
-             member_config:\n  - entity: storage-pool\n    name: local\n    key: source\n    value: \"\"\n",
+            "cluster:\n  enabled: true\n  server_address: {address}:8443\n  cluster_token: {token}\n",
             address = machine.address(),
         );
         self.incus_in(number, &["admin", "init", "--preseed"], &preseed)

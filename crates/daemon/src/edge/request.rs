@@ -11,6 +11,7 @@ use hyper::HeaderMap;
 use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::auth::Caller;
 use super::reply;
@@ -121,7 +122,27 @@ fn parse<B: DeserializeOwned>(bytes: &Bytes) -> Result<B> {
     if bytes.is_empty() {
         return Err(Error::bad_request("EOF"));
     }
-    serde_json::from_slice(bytes).map_err(|e| Error::bad_request(json_error(bytes, &e)))
+    serde_json::from_slice(bytes).or_else(|e| {
+        let refused = || Error::bad_request(json_error(bytes, &e));
+        if !e.is_data() {
+            return Err(refused());
+        }
+        // Clients in Go write `null` for an empty list or map.
+        let mut value = serde_json::from_slice(bytes).map_err(|_| refused())?;
+        drop_nulls(&mut value);
+        serde_json::from_value(value).map_err(|_| refused())
+    })
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, v| !v.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 /// The words that clients know for the commonest slips; otherwise those of the parser.
@@ -147,8 +168,6 @@ fn json_error(bytes: &[u8], e: &serde_json::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]
@@ -164,6 +183,13 @@ mod tests {
             assert_eq!((got.kind, got.message.as_str()), (Kind::BadRequest, want), "{text}");
         }
         assert_eq!(parse::<()>(&Bytes::from("anything")), Ok(()));
+    }
+
+    #[test]
+    fn null_is_nothing() {
+        let put: api::cluster::ClusterPut =
+            parse(&Bytes::from("{\"member_config\": null, \"server_name\": \"a\"}")).unwrap();
+        assert_eq!((put.server_name.as_str(), put.member_config.len()), ("a", 0));
     }
 
     #[test]

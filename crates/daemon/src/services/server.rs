@@ -40,7 +40,7 @@ async fn get(cx: Cx, (): ()) -> Result<Server> {
     if !cx.caller.trusted() {
         return Ok(public);
     }
-    let config = shown_config(&cx.daemon)?;
+    let config = shown_config(&cx.daemon).await?;
     cx.show_etag(&config);
     Ok(Server {
         config,
@@ -53,12 +53,15 @@ async fn get(cx: Cx, (): ()) -> Result<Server> {
     })
 }
 
-fn shown_config(daemon: &Daemon) -> Result<Config> {
-    daemon.config()
+/// What holds everywhere, and this member's own.
+async fn shown_config(daemon: &Daemon) -> Result<Config> {
+    let mut config = daemon.view(db::config::get).await?;
+    config.extend(daemon.local.config()?);
+    Ok(config)
 }
 
 async fn put(cx: Cx, new: ServerPut) -> Result<()> {
-    let old = shown_config(&cx.daemon)?;
+    let old = shown_config(&cx.daemon).await?;
     cx.check_etag(&old)?;
     let mut changes = super::config_of(&new.config)?;
     for key in old.keys().filter(|k| !new.config.contains_key(*k)) {
@@ -68,7 +71,7 @@ async fn put(cx: Cx, new: ServerPut) -> Result<()> {
 }
 
 async fn patch(cx: Cx, new: ServerPut) -> Result<()> {
-    let old = shown_config(&cx.daemon)?;
+    let old = shown_config(&cx.daemon).await?;
     cx.check_etag(&old)?;
     change(&cx, &old, super::config_of(&new.config)?).await
 }
