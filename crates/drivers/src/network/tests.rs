@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! Real bridges, real `dnsmasq`, real rules, in namespaces that nobody else sees.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     os::fd::AsFd,

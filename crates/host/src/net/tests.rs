@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! Against the real kernel, in namespaces that nobody else sees.
+#![allow(clippy::unwrap_used)]
 
 use std::{io::ErrorKind, os::fd::AsFd};
 

@@ -1,3 +1,5 @@
+//! Which device configurations become what, and which are refused.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;

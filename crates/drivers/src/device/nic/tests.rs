@@ -1,5 +1,5 @@
-#![allow(clippy::unwrap_used)]
 //! Real links of stand-ins for instances, in namespaces that nobody else sees.
+#![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeSet, fs};
 
