@@ -15,6 +15,7 @@ pub mod error;
 pub mod event;
 pub mod expiry;
 pub mod extension;
+pub mod image;
 pub mod internal;
 pub mod key;
 pub mod keys;

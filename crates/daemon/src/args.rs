@@ -31,4 +31,12 @@ pub struct Args {
 pub enum Command {
     /// Show the server version
     Version,
+    /// Build an image
+    #[command(hide = true)]
+    Forkimage {
+        /// Which one: `busybox`
+        kind: String,
+        /// The file to write
+        file: std::path::PathBuf,
+    },
 }

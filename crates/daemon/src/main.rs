@@ -28,6 +28,12 @@ fn main() -> ExitCode {
         println!("{}", services::server::VERSION);
         return ExitCode::SUCCESS;
     }
+    if let Some(Command::Forkimage { kind, file }) = &args.command {
+        return exit(match kind.as_str() {
+            "busybox" => drivers::image::build::busybox(file),
+            other => Err(api::Error::bad_request(format!("\"{other}\" can't be built: there is only busybox"))),
+        });
+    }
     let done = log(&args).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8)))
@@ -36,6 +42,10 @@ fn main() -> ExitCode {
             .context("Starting the runtime")?;
         runtime.block_on(run(&args))
     });
+    exit(done)
+}
+
+fn exit(done: Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -3,4 +3,5 @@
 //! Architecture invariant: knows no HTTP and no Raft.
 
 pub mod device;
+pub mod image;
 pub mod network;
