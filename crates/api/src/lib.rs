@@ -39,6 +39,7 @@ pub fn endpoints() -> impl Iterator<Item = &'static Info> {
         internal::ENDPOINTS,
         project::ENDPOINTS,
         profile::ENDPOINTS,
+        image::ENDPOINTS,
         warning::ENDPOINTS,
     ]
     .into_iter()

@@ -62,6 +62,11 @@ impl Operation {
         self.lock().id.clone()
     }
 
+    /// Tells how far it is, or what came of it: `values` replace those of the same name.
+    pub fn report(&self, values: impl IntoIterator<Item = (String, Value)>) {
+        self.change(|view| view.metadata.get_or_insert_default().extend(values));
+    }
+
     /// Ends when somebody cancels it.
     pub fn cancelled(&self) -> CancellationToken {
         self.cancel.clone()

@@ -33,6 +33,8 @@ paths! {
     local_db = "database/local.db";
     /// The replicated database.
     global = "database/global";
+    /// The files of images.
+    images = "images";
     /// The replicated database of the time before a join that has not ended yet.
     global_before = "database/global.before-join";
     /// Tells that a join has not ended yet.

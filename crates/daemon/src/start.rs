@@ -26,6 +26,7 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     let paths = Paths::from_env();
     paths.create().context(format!("Making the folders in {}", paths.root().display()))?;
     join::undo_unfinished(&paths)?;
+    services::images::store::remove_torn(&paths.images());
     let local = Local::open(&paths.local_db(), Timestamp::now())?;
     let own = certs::own(&paths)?;
     let cluster = certs::of_cluster(&paths)?;
@@ -85,6 +86,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     }
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
+    tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::events::follow_members(daemon.clone()));
     Ok(())
 }

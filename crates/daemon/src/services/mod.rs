@@ -19,6 +19,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod events;
 pub mod groups;
+pub mod images;
 pub mod internal;
 pub mod members;
 pub mod operations;
@@ -41,6 +42,7 @@ pub fn routes(r: &mut Router) {
     cluster::routes(r);
     events::routes(r);
     groups::routes(r);
+    images::routes(r);
     internal::routes(r);
     members::routes(r);
     operations::routes(r);

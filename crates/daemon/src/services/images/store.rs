@@ -1,0 +1,385 @@
+//! The files of images on this member: `images/<fingerprint>` and, for images in two files, `<fingerprint>.rootfs`.
+//!
+//! An image is here when its first file is: the second one is put into place before it and removed after it. What
+//! comes in is written under another name and renamed when it is whole and its fingerprint is right.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use api::endpoint::fill;
+use api::error::Context as _;
+use api::key::Read as _;
+use api::{Error, Kind, Result};
+use bytes::Bytes;
+use db::projects::{Feature, holder};
+use drivers::image::Files;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use super::export::file_body;
+use crate::edge::{Body, Cx};
+use crate::state::Daemon;
+
+/// What names begin with while their files are not whole.
+const UPLOAD: &str = ".upload-";
+/// Pieces that wait to be written.
+const QUEUE: usize = 16;
+
+/// Where the files of an image lie.
+fn paths(daemon: &Daemon, fingerprint: &str) -> (PathBuf, PathBuf) {
+    let images = daemon.paths.images();
+    (images.join(fingerprint), images.join(format!("{fingerprint}.rootfs")))
+}
+
+/// The files of an image, if this member has it.
+fn local(daemon: &Daemon, fingerprint: &str) -> Option<Files> {
+    let (image, rootfs) = paths(daemon, fingerprint);
+    image.exists().then(|| Files { image, rootfs: rootfs.exists().then_some(rootfs) })
+}
+
+/// Makes sure that nobody else changes the files of the image meanwhile.
+pub(super) async fn lock(daemon: &Daemon, fingerprint: &str) -> tokio::sync::OwnedMutexGuard<()> {
+    type Locks = Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>;
+    static LOCKS: std::sync::LazyLock<Locks> = std::sync::LazyLock::new(Locks::default);
+    let one = {
+        let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let entry = locks.entry(paths(daemon, fingerprint).0).or_default();
+        entry.upgrade().unwrap_or_else(|| {
+            let fresh = Arc::default();
+            *entry = Arc::downgrade(&fresh);
+            fresh
+        })
+    };
+    one.lock_owned().await
+}
+
+/// A file that goes when nobody has it any more.
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The whole of an image that came in.
+pub struct Received {
+    /// Its files, one or two.
+    pub files: Vec<Temporary>,
+    /// Their fingerprint.
+    pub fingerprint: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Received {
+    /// Where its files lie for now.
+    pub fn files(&self) -> Files {
+        let mut paths = self.files.iter().map(|f| f.path().to_owned());
+        Files { image: paths.next().unwrap_or_default(), rootfs: paths.next() }
+    }
+
+    /// Puts the files into place, unless they are there already. The caller holds the lock.
+    pub fn place(self, daemon: &Daemon) -> Result<Files> {
+        if let Some(files) = local(daemon, &self.fingerprint) {
+            return Ok(files);
+        }
+        let (image, rootfs) = paths(daemon, &self.fingerprint);
+        let _ = std::fs::remove_file(&rootfs);
+        for (file, to) in self.files.iter().zip([&image, &rootfs]).rev() {
+            std::fs::rename(file.path(), to).context(format!("Writing {}", to.display()))?;
+        }
+        File::open(daemon.paths.images()).and_then(|dir| dir.sync_all()).context("Writing the image")?;
+        local(daemon, &self.fingerprint).ok_or_else(|| Error::internal("The files of the image went away"))
+    }
+}
+
+enum Piece {
+    File,
+    Data(Bytes),
+    End,
+}
+
+/// Writes what comes in to files, and computes the fingerprint.
+pub struct Sink {
+    to: mpsc::Sender<Piece>,
+    task: JoinHandle<Result<Received>>,
+}
+
+impl Sink {
+    /// Nothing has come in yet.
+    pub fn new(daemon: &Daemon) -> Sink {
+        let dir = daemon.paths.images();
+        let (to, from) = mpsc::channel(QUEUE);
+        Sink { to, task: tokio::task::spawn_blocking(move || write(&dir, from)) }
+    }
+
+    /// Begins the next file.
+    pub async fn file(&mut self) -> Result<()> {
+        self.send(Piece::File).await
+    }
+
+    /// Adds to the file.
+    pub async fn data(&mut self, data: Bytes) -> Result<()> {
+        self.send(Piece::Data(data)).await
+    }
+
+    async fn send(&mut self, piece: Piece) -> Result<()> {
+        if self.to.send(piece).await.is_ok() {
+            return Ok(());
+        }
+        match (&mut self.task).await {
+            Ok(Err(e)) => Err(e),
+            _ => Err(Error::internal("Writing the image ended early")),
+        }
+    }
+
+    /// All has come in.
+    pub async fn end(mut self) -> Result<Received> {
+        self.send(Piece::End).await?;
+        self.task.await.map_err(|e| Error::internal(format!("Writing the image crashed: {e}")))?
+    }
+}
+
+/// Writes pieces to files below `dir`. What is not ended leaves nothing.
+fn write(dir: &Path, mut from: mpsc::Receiver<Piece>) -> Result<Received> {
+    let mut received = Received { files: Vec::new(), fingerprint: String::new(), size: 0 };
+    let mut hash = Sha256::new();
+    let mut open: Option<File> = None;
+    let closed = |file: Option<File>| file.map_or(Ok(()), |f| f.sync_all()).context("Writing the image");
+    while let Some(piece) = from.blocking_recv() {
+        match piece {
+            Piece::File => {
+                closed(open.take())?;
+                let temporary = Temporary(dir.join(format!("{UPLOAD}{}", Uuid::new_v4())));
+                let file = File::create_new(temporary.path());
+                open = Some(file.context(format!("Creating {}", temporary.path().display()))?);
+                received.files.push(temporary);
+            }
+            Piece::Data(data) => {
+                let file = open.as_mut().ok_or_else(|| Error::internal("There is no file to write to"))?;
+                file.write_all(&data).context("Writing the image")?;
+                hash.update(&data);
+                received.size += data.len() as u64;
+            }
+            Piece::End => {
+                closed(open.take())?;
+                received.fingerprint = hex::encode(hash.finalize());
+                return Ok(received);
+            }
+        }
+    }
+    Err(Error::bad_request("The image did not come in whole"))
+}
+
+/// The files of an image on this member, fetched from another one if they are not here.
+pub async fn ensure_local(daemon: &Arc<Daemon>, project: &str, fingerprint: &str) -> Result<Files> {
+    let (project, asked) = (project.to_owned(), fingerprint.to_owned());
+    let (fingerprint, holders) = daemon
+        .view(move |tx| {
+            let image = db::images::get(tx, &holder(tx, &project, Feature::Images)?, &asked)?;
+            Ok((image.image.fingerprint.clone(), db::images::holders(tx, &image.image.fingerprint)?))
+        })
+        .await?;
+    let _lock = lock(daemon, &fingerprint).await;
+    if let Some(files) = local(daemon, &fingerprint) {
+        return Ok(files);
+    }
+    let mut last = None;
+    for (name, _) in holders.into_iter().filter(|(name, _)| *name != daemon.name()) {
+        match receive(daemon, &name, &fingerprint).await {
+            Ok(received) => {
+                let files = received.place(daemon)?;
+                note(daemon, &fingerprint).await?;
+                return Ok(files);
+            }
+            Err(e) => {
+                tracing::warn!("getting the image {fingerprint} from {name}: {e}");
+                last = Some(e.context(format!("Getting the image {fingerprint} from the member \"{name}\"")));
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::unavailable(format!("No member has the files of the image {fingerprint}"))))
+}
+
+/// Records that this member has the files, for all images of that fingerprint.
+async fn note(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
+    let (fingerprint, member) = (fingerprint.to_owned(), daemon.member_id());
+    let note = move |tx: &db::Tx<'_>| {
+        db::images::same(tx, &fingerprint)?.iter().try_for_each(|i| db::images::add_location(tx, i.id, member))
+    };
+    daemon.write(note).await
+}
+
+/// Gets the files of an image from another member.
+async fn receive(daemon: &Arc<Daemon>, member: &str, fingerprint: &str) -> Result<Received> {
+    let address = daemon.member_address(member).await?.ok_or_else(|| Error::internal("That is this member"))?;
+    let remote = daemon.remote(&address)?;
+    let mut sink = Sink::new(daemon);
+    for part in ["image", "rootfs"] {
+        let path = fill(api::image::INTERNAL_GET.info.path, &[fingerprint]) + "?part=" + part;
+        let request = Request::get(path).body(client::http::empty()).map_err(|e| Error::internal(e.to_string()))?;
+        let answer = remote.send(request).await?;
+        match Kind::from_status(answer.status().as_u16()) {
+            _ if answer.status().is_success() => {}
+            Kind::NotFound if part == "rootfs" => break,
+            kind => return Err(Error::new(kind, format!("the answer is {}", answer.status()))),
+        }
+        sink.file().await?;
+        let mut body = answer.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| Error::unavailable(format!("the connection broke: {e}")))?;
+            if let Ok(data) = frame.into_data() {
+                sink.data(data).await?;
+            }
+        }
+    }
+    let received = sink.end().await?;
+    if received.fingerprint != fingerprint {
+        return Err(Error::internal(format!(
+            "the files are damaged there: their fingerprint is {}",
+            received.fingerprint
+        )));
+    }
+    Ok(received)
+}
+
+/// Gives copies of a new image to as many members as the configuration wants; what does not work now is fetched
+/// when it is needed.
+pub fn replicate(daemon: &Arc<Daemon>, project: &str, fingerprint: &str) {
+    let wanted = daemon.snapshot().config.read(&api::keys::server::IMAGES_MINIMAL_REPLICA);
+    let (daemon, project, fingerprint) = (daemon.clone(), project.to_owned(), fingerprint.to_owned());
+    let work = async move {
+        let print = fingerprint.clone();
+        let holders = daemon.view(move |tx| db::images::holders(tx, &print)).await?;
+        let snapshot = daemon.snapshot();
+        let has = |m: &&db::members::Member| holders.iter().any(|(name, _)| *name == m.name);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let mut missing = wanted.saturating_sub(snapshot.members.iter().filter(has).count());
+        for member in snapshot.members.iter().filter(|m| !has(m)) {
+            if missing == 0 || daemon.must_be_online(member, &snapshot).is_err() {
+                continue;
+            }
+            let query = format!("project={}", api::endpoint::encode(&project));
+            let asked = daemon.remote(&member.address)?;
+            match asked.call(&api::image::INTERNAL_FETCH, &[&fingerprint], &query, &()).await {
+                Ok(()) => missing -= 1,
+                Err(e) => tracing::warn!("giving the image {fingerprint} to {}: {e}", member.name),
+            }
+        }
+        Ok::<(), Error>(())
+    };
+    tokio::spawn(async move {
+        if let Err(e) = work.await {
+            tracing::warn!("copying an image to other members: {e}");
+        }
+    });
+}
+
+/// Removes the files of an image that nobody has any more from all members that had them.
+pub async fn remove_everywhere(daemon: &Arc<Daemon>, fingerprint: &str, holders: Vec<(String, String)>) {
+    for (name, _) in holders {
+        let removed = match daemon.member_address(&name).await {
+            Ok(None) => remove_unused(daemon, fingerprint).await,
+            Ok(Some(address)) => match daemon.remote(&address) {
+                Ok(remote) => remote.call(&api::image::INTERNAL_DELETE, &[fingerprint], "", &()).await,
+                Err(e) => Err(e),
+            },
+            Err(e) => Err(e),
+        };
+        if let Err(e) = removed {
+            // It does so itself when it starts again.
+            tracing::warn!("removing the files of the image {fingerprint} from {name}: {e}");
+        }
+    }
+}
+
+/// Removes the files of an image from this member, if no project has it any more.
+pub async fn remove_unused(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
+    let _lock = lock(daemon, fingerprint).await;
+    remove_locked(daemon, fingerprint).await
+}
+
+/// The same for a caller who holds the lock.
+pub(super) async fn remove_locked(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
+    let asked = fingerprint.to_owned();
+    if !daemon.db().read(move |tx| db::images::same(tx, &asked)).await?.is_empty() {
+        return Ok(());
+    }
+    let (image, rootfs) = paths(daemon, fingerprint);
+    for path in [image, rootfs] {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::from(e).context(format!("Removing {}", path.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a crash left in the middle of coming in. Nothing may come in yet.
+pub fn remove_torn(images: &Path) {
+    for entry in std::fs::read_dir(images).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(UPLOAD) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Removes the files of images that were deleted while this member was away.
+pub async fn sweep(daemon: Arc<Daemon>) {
+    let files = std::fs::read_dir(daemon.paths.images()).into_iter().flatten().flatten();
+    let names: Vec<String> = files.map(|f| f.file_name().to_string_lossy().into_owned()).collect();
+    for name in names {
+        let fingerprint = name.strip_suffix(".rootfs").unwrap_or(&name);
+        if is_fingerprint(fingerprint)
+            && let Err(e) = remove_unused(&daemon, fingerprint).await
+        {
+            tracing::debug!("looking whether the image {fingerprint} is still there: {e}");
+        }
+    }
+}
+
+fn is_fingerprint(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn fingerprint_of(cx: &Cx) -> Result<String> {
+    if is_fingerprint(cx.arg(0)) { Ok(cx.arg(0).to_owned()) } else { Err(Error::bad_request("That is no fingerprint")) }
+}
+
+/// Another member gets a file.
+pub async fn serve(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
+    let files = local(&cx.daemon, &fingerprint_of(&cx)?);
+    let part = files.and_then(|f| if cx.param("part") == "rootfs" { f.rootfs } else { Some(f.image) });
+    let path = part.ok_or_else(|| Error::not_found("This member doesn't have that file"))?;
+    let (body, size) = file_body(&path).await?;
+    Response::builder().header("content-length", size).body(body).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// Another member wants this one to have the files.
+pub async fn fetch(cx: Cx, (): ()) -> Result<()> {
+    ensure_local(&cx.daemon, cx.project(), &fingerprint_of(&cx)?).await.map(drop)
+}
+
+/// Another member has deleted the image.
+pub async fn remove(cx: Cx, (): ()) -> Result<()> {
+    remove_unused(&cx.daemon, &fingerprint_of(&cx)?).await
+}
