@@ -5,3 +5,4 @@
 pub mod device;
 pub mod image;
 pub mod network;
+pub mod storage;

@@ -1,0 +1,380 @@
+//! Pools that are plain directories.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use api::cluster::{StoragePoolState, Usage};
+use api::error::Context as _;
+use api::{Error, Result};
+
+use super::{Driver, Kind, Volume, tree};
+
+/// Names of things that are being made or removed begin so.
+const UNFINISHED: &str = ".unfinished-";
+
+/// A pool in a directory.
+pub struct Dir {
+    /// `$INCUS_DIR/storage-pools/<pool>`: the directory, or a link to it.
+    path: PathBuf,
+    /// Where it lies if not there.
+    source: Option<PathBuf>,
+}
+
+impl Dir {
+    /// The pool at `path`; its files lie in `source` if that is given and another place.
+    pub fn new(path: PathBuf, source: Option<PathBuf>) -> Dir {
+        let source = source.filter(|s| *s != path);
+        Dir { path, source }
+    }
+
+    fn beside(&self, path: &Path) -> PathBuf {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        path.with_file_name(format!("{UNFINISHED}{name}"))
+    }
+
+    /// Makes `path` as a whole or not at all.
+    fn make(&self, path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        if path.exists() {
+            return Err(Error::conflict(format!("{} exists already", path.display())));
+        }
+        let beside = self.beside(path);
+        remove(&beside)?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).context(format!("Making {}", parent.display()))?;
+        }
+        let made = fill(&beside)
+            .and_then(|()| fs::rename(&beside, path).context(format!("Moving {} into place", path.display())));
+        if made.is_err() {
+            let _ = remove(&beside);
+        }
+        made
+    }
+
+    fn unmake(&self, path: &Path) -> Result<()> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let beside = self.beside(path);
+        remove(&beside)?;
+        fs::rename(path, &beside).context(format!("Removing {}", path.display()))?;
+        remove(&beside)
+    }
+
+    fn snapshots_of(&self, volume: &Volume) -> PathBuf {
+        self.path.join(format!("{}-snapshots", volume.kind.folder())).join(&volume.name)
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(format!("Removing {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+fn entries(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let read = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.context(format!("Reading {}", dir.display()))?,
+    };
+    Ok(read.flatten().map(|e| (e.file_name().to_string_lossy().into_owned(), e.path())).collect())
+}
+
+impl Driver for Dir {
+    fn create(&self) -> Result<()> {
+        let real = self.source.as_ref().unwrap_or(&self.path);
+        if !entries(real)?.is_empty() {
+            return Err(Error::bad_request(format!("Source path \"{}\" isn't empty", real.display())));
+        }
+        self.start()
+    }
+
+    fn delete(&self) -> Result<()> {
+        let real = self.source.as_ref().unwrap_or(&self.path);
+        for (_, path) in entries(real)? {
+            remove(&path)?;
+        }
+        if self.source.is_some() {
+            let _ = fs::remove_file(&self.path);
+        }
+        remove(real)
+    }
+
+    fn start(&self) -> Result<()> {
+        let real = self.source.as_ref().unwrap_or(&self.path);
+        let make = |path: &Path, mode| {
+            fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(format!("Making {}", path.display()))
+        };
+        make(real, 0o711)?;
+        if let Some(source) = &self.source
+            && fs::read_link(&self.path).ok().as_ref() != Some(source)
+        {
+            let _ = fs::remove_file(&self.path);
+            std::os::unix::fs::symlink(source, &self.path).context(format!("Linking {}", self.path.display()))?;
+        }
+        for (folder, mode) in
+            [("containers", 0o711), ("containers-snapshots", 0o700), ("custom", 0o700), ("custom-snapshots", 0o700)]
+        {
+            make(&self.path.join(folder), mode)?;
+        }
+        Ok(())
+    }
+
+    fn recover(&self) -> Result<()> {
+        for (folder, path) in entries(&self.path)? {
+            let deep = folder.ends_with("-snapshots");
+            for (name, path) in entries(&path)? {
+                if name.starts_with(UNFINISHED) {
+                    remove(&path)?;
+                } else if deep {
+                    let unfinished = entries(&path)?.into_iter().filter(|(name, _)| name.starts_with(UNFINISHED));
+                    unfinished.into_iter().try_for_each(|(_, path)| remove(&path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn usage(&self) -> Result<StoragePoolState> {
+        let stat = rustix::fs::statvfs(&self.path).map_err(io::Error::from).context("Asking for the pool's size")?;
+        let size = stat.f_frsize;
+        Ok(StoragePoolState {
+            space: Usage { used: (stat.f_blocks - stat.f_bfree) * size, total: stat.f_blocks * size },
+            inodes: Usage { used: stat.f_files - stat.f_ffree, total: stat.f_files },
+        })
+    }
+
+    fn path(&self, volume: &Volume) -> PathBuf {
+        self.path.join(volume.kind.folder()).join(&volume.name)
+    }
+
+    fn exists(&self, volume: &Volume) -> bool {
+        self.path(volume).is_dir()
+    }
+
+    fn volumes(&self) -> Result<Vec<Volume>> {
+        let mut all = Vec::new();
+        for kind in [Kind::Container, Kind::Custom] {
+            let names = entries(&self.path.join(kind.folder()))?.into_iter().map(|(name, _)| name);
+            all.extend(names.filter(|n| !n.starts_with(UNFINISHED)).map(|name| Volume { kind, name }));
+        }
+        all.sort();
+        Ok(all)
+    }
+
+    fn create_volume(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+        self.make(&self.path(volume), |path| {
+            let mode = if volume.kind == Kind::Container { 0o100 } else { 0o711 };
+            fs::DirBuilder::new().mode(mode).create(path).context(format!("Making {}", path.display()))?;
+            fill(path)
+        })
+    }
+
+    fn delete_volume(&self, volume: &Volume) -> Result<()> {
+        remove(&self.snapshots_of(volume))?;
+        self.unmake(&self.path(volume))
+    }
+
+    fn rename_volume(&self, volume: &Volume, to: &Volume) -> Result<()> {
+        let (from_path, to_path) = (self.path(volume), self.path(to));
+        if to_path.exists() {
+            return Err(Error::conflict(format!("{} exists already", to_path.display())));
+        }
+        let snapshots = self.snapshots_of(volume);
+        if snapshots.exists() {
+            fs::rename(&snapshots, self.snapshots_of(to)).context("Renaming the snapshots")?;
+        }
+        let renamed = fs::rename(&from_path, &to_path).context(format!("Renaming {}", from_path.display()));
+        if renamed.is_err() && !snapshots.exists() {
+            let _ = fs::rename(self.snapshots_of(to), &snapshots);
+        }
+        renamed
+    }
+
+    fn snapshots(&self, volume: &Volume) -> Result<Vec<String>> {
+        let mut all: Vec<(i64, String)> = Vec::new();
+        for (name, path) in entries(&self.snapshots_of(volume))? {
+            if !name.starts_with(UNFINISHED) {
+                all.push((fs::metadata(&path).map_or(0, |m| m.ctime()), name));
+            }
+        }
+        all.sort();
+        Ok(all.into_iter().map(|(_, name)| name).collect())
+    }
+
+    fn snapshot_path(&self, volume: &Volume, snapshot: &str) -> PathBuf {
+        self.snapshots_of(volume).join(snapshot)
+    }
+
+    fn snapshot(&self, volume: &Volume, snapshot: &str) -> Result<()> {
+        self.make(&self.snapshot_path(volume, snapshot), |path| tree::copy(&self.path(volume), path))
+    }
+
+    fn delete_snapshot(&self, volume: &Volume, snapshot: &str) -> Result<()> {
+        self.unmake(&self.snapshot_path(volume, snapshot))?;
+        let _ = fs::remove_dir(self.snapshots_of(volume));
+        Ok(())
+    }
+
+    fn rename_snapshot(&self, volume: &Volume, from: &str, to: &str) -> Result<()> {
+        let (from, to) = (self.snapshot_path(volume, from), self.snapshot_path(volume, to));
+        if to.exists() {
+            return Err(Error::conflict(format!("{} exists already", to.display())));
+        }
+        fs::rename(&from, &to).context(format!("Renaming {}", from.display()))
+    }
+
+    fn restore(&self, volume: &Volume, snapshot: &str) -> Result<()> {
+        let (from, path) = (self.snapshot_path(volume, snapshot), self.path(volume));
+        let beside = self.beside(&path);
+        remove(&beside)?;
+        let copied = tree::copy(&from, &beside);
+        if copied.is_err() {
+            let _ = remove(&beside);
+            return copied;
+        }
+        // The two change places at once, so that a crash leaves one of the two states.
+        let swap = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(rustix::fs::CWD, &beside, rustix::fs::CWD, &path, swap)
+            .map_err(io::Error::from)
+            .context(format!("Putting {} back", path.display()))?;
+        remove(&beside)
+    }
+
+    fn send(&self, volume: &Volume, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()> {
+        let snapshots = self.snapshots(volume)?;
+        let names = serde_json::to_vec(&snapshots).map_err(|e| Error::internal(e.to_string()))?;
+        let len = u32::try_from(names.len()).map_err(|_| Error::internal("Too many snapshots"))?;
+        out.write_all(&len.to_be_bytes()).and_then(|()| out.write_all(&names)).context("Sending the volume")?;
+        for snapshot in snapshots {
+            tree::send(&self.snapshot_path(volume, &snapshot), out, progress)?;
+        }
+        tree::send(&self.path(volume), out, progress)
+    }
+
+    fn receive(&self, volume: &Volume, from: &mut dyn Read, progress: tree::Progress<'_>) -> Result<()> {
+        let mut len = [0; 4];
+        let torn = |_| Error::bad_request("The stream ends in the middle");
+        from.read_exact(&mut len).map_err(torn)?;
+        let len = u32::from_be_bytes(len) as usize;
+        if len > 1 << 20 {
+            return Err(Error::bad_request("This is not a stream of a volume"));
+        }
+        let mut names = vec![0; len];
+        from.read_exact(&mut names).map_err(torn)?;
+        let names: Vec<String> =
+            serde_json::from_slice(&names).map_err(|_| Error::bad_request("This is not a stream of a volume"))?;
+        if let Some(bad) = names.iter().find(|n| n.contains('/') || matches!(n.as_str(), "" | "." | "..")) {
+            return Err(Error::bad_request(format!("Invalid snapshot name \"{bad}\" in the stream")));
+        }
+        let received = (|| {
+            for name in names {
+                self.make(&self.snapshot_path(volume, &name), |path| tree::receive(path, from, progress))?;
+            }
+            self.make(&self.path(volume), |path| tree::receive(path, from, progress))
+        })();
+        if received.is_err() {
+            let _ = remove(&self.snapshots_of(volume));
+        }
+        received
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pool {
+        dir: Dir,
+        _temp: tempfile::TempDir,
+    }
+
+    fn pool() -> Pool {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::new(temp.path().join("pool"), None);
+        dir.create().unwrap();
+        Pool { dir, _temp: temp }
+    }
+
+    fn volume(name: &str) -> Volume {
+        Volume::new(Kind::Custom, "default", name)
+    }
+
+    fn with(pool: &Dir, volume: &Volume, text: &str) {
+        pool.create_volume(volume, &mut |path| Ok(fs::write(path.join("f"), text)?)).unwrap();
+    }
+
+    fn read(path: PathBuf) -> String {
+        fs::read_to_string(path.join("f")).unwrap_or_default()
+    }
+
+    #[test]
+    fn volumes_are_made_whole_or_not_at_all() {
+        let Pool { dir, .. } = &pool();
+        let v = volume("v");
+        let failed = dir.create_volume(&v, &mut |path| {
+            fs::write(path.join("f"), "half")?;
+            Err(Error::bad_request("full"))
+        });
+        assert_eq!(failed.unwrap_err().message, "full");
+        assert!(!dir.exists(&v) && dir.volumes().unwrap().is_empty());
+        with(dir, &v, "whole");
+        assert_eq!(dir.create_volume(&v, &mut |_| Ok(())).unwrap_err().kind, api::Kind::Conflict);
+        assert_eq!(dir.volumes().unwrap(), std::slice::from_ref(&v));
+        // What a killed daemon leaves is gone after the next start.
+        fs::create_dir(dir.path(&volume("x")).with_file_name(".unfinished-x")).unwrap();
+        dir.recover().unwrap();
+        assert_eq!(fs::read_dir(dir.path(&v).parent().unwrap()).unwrap().count(), 1);
+        dir.delete_volume(&v).unwrap();
+        dir.delete_volume(&v).unwrap();
+        assert!(!dir.exists(&v));
+    }
+
+    #[test]
+    fn snapshots_keep_what_was_and_follow_their_volume() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: owners can only be set by root");
+        }
+        let Pool { dir, .. } = &pool();
+        let (v, w) = (volume("v"), volume("w"));
+        with(dir, &v, "one");
+        dir.snapshot(&v, "s1").unwrap();
+        assert_eq!(dir.snapshot(&v, "s1").unwrap_err().kind, api::Kind::Conflict);
+        fs::write(dir.path(&v).join("f"), "two").unwrap();
+        dir.rename_snapshot(&v, "s1", "s2").unwrap();
+        dir.rename_volume(&v, &w).unwrap();
+        assert_eq!((dir.snapshots(&w).unwrap(), read(dir.path(&w))), (vec!["s2".to_owned()], "two".into()));
+        dir.restore(&w, "s2").unwrap();
+        assert_eq!(read(dir.path(&w)), "one");
+        assert!(dir.restore(&w, "missing").is_err());
+        assert_eq!(read(dir.path(&w)), "one");
+
+        let mut stream = Vec::new();
+        dir.send(&w, &mut stream, &mut |_| {}).unwrap();
+        let copy = volume("copy");
+        assert!(dir.receive(&copy, &mut &stream[..stream.len() - 9], &mut |_| {}).is_err());
+        assert!(!dir.exists(&copy) && dir.snapshots(&copy).unwrap().is_empty(), "nothing is half there");
+        dir.receive(&copy, &mut &stream[..], &mut |_| {}).unwrap();
+        assert_eq!((dir.snapshots(&copy).unwrap(), read(dir.path(&copy))), (vec!["s2".to_owned()], "one".into()));
+        dir.delete_snapshot(&w, "s2").unwrap();
+        assert!(dir.snapshots(&w).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_source_must_be_empty_and_is_linked() {
+        let temp = tempfile::tempdir().unwrap();
+        let (path, source) = (temp.path().join("pool"), temp.path().join("source"));
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("f"), "mine").unwrap();
+        let dir = Dir::new(path.clone(), Some(source.clone()));
+        assert!(dir.create().unwrap_err().message.contains("isn't empty"));
+        fs::remove_file(source.join("f")).unwrap();
+        dir.create().unwrap();
+        assert!(source.join("custom").is_dir() && path.join("custom").is_dir());
+        assert!(dir.usage().unwrap().space.total > 0);
+        dir.delete().unwrap();
+        assert!(!source.exists() && !path.exists());
+    }
+}

@@ -1,0 +1,92 @@
+//! Storage: pools and the volumes in them.
+//!
+//! A volume is a directory that is there as a whole or not at all: it is made under another name and moved into
+//! place. What an interrupted daemon leaves is removed by [`Driver::recover`].
+
+pub mod dir;
+pub mod tree;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use api::Result;
+use api::cluster::StoragePoolState;
+
+/// What a volume is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// The root of a container.
+    Container,
+    /// Anything that is attached to instances.
+    Custom,
+}
+
+impl Kind {
+    /// The folder in a pool.
+    pub const fn folder(self) -> &'static str {
+        match self {
+            Kind::Container => "containers",
+            Kind::Custom => "custom",
+        }
+    }
+}
+
+/// A volume of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Volume {
+    /// What it is for.
+    pub kind: Kind,
+    /// Its name in the pool: with its project before it, unless that is the default one.
+    pub name: String,
+}
+
+impl Volume {
+    /// The volume of that name in a project.
+    pub fn new(kind: Kind, project: &str, name: &str) -> Volume {
+        // Custom volumes always bear their project.
+        let plain = project == "default" && kind == Kind::Container;
+        Volume { kind, name: if plain { name.to_owned() } else { format!("{project}_{name}") } }
+    }
+}
+
+/// What a pool's backend must do. Everything blocks.
+pub trait Driver: Send + Sync {
+    /// Makes the pool; its source must be empty or missing.
+    fn create(&self) -> Result<()>;
+    /// Removes the pool with all that is in it.
+    fn delete(&self) -> Result<()>;
+    /// Makes the pool usable after the machine was started.
+    fn start(&self) -> Result<()>;
+    /// Removes what an interrupted daemon has left.
+    fn recover(&self) -> Result<()>;
+    /// How full it is.
+    fn usage(&self) -> Result<StoragePoolState>;
+    /// Where a volume lies, whether it is there or not.
+    fn path(&self, volume: &Volume) -> PathBuf;
+    /// True if the volume is there.
+    fn exists(&self, volume: &Volume) -> bool;
+    /// All volumes.
+    fn volumes(&self) -> Result<Vec<Volume>>;
+    /// Makes a volume; `fill` puts into the directory that it is given what is to be in it.
+    fn create_volume(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>;
+    /// Removes a volume with its snapshots; one that is not there is fine.
+    fn delete_volume(&self, volume: &Volume) -> Result<()>;
+    /// Renames a volume with its snapshots.
+    fn rename_volume(&self, volume: &Volume, to: &Volume) -> Result<()>;
+    /// Snapshots of a volume, oldest first.
+    fn snapshots(&self, volume: &Volume) -> Result<Vec<String>>;
+    /// Where a snapshot lies.
+    fn snapshot_path(&self, volume: &Volume, snapshot: &str) -> PathBuf;
+    /// Takes a snapshot.
+    fn snapshot(&self, volume: &Volume, snapshot: &str) -> Result<()>;
+    /// Removes a snapshot; one that is not there is fine.
+    fn delete_snapshot(&self, volume: &Volume, snapshot: &str) -> Result<()>;
+    /// Renames a snapshot.
+    fn rename_snapshot(&self, volume: &Volume, from: &str, to: &str) -> Result<()>;
+    /// Puts a volume back into the state of a snapshot.
+    fn restore(&self, volume: &Volume, snapshot: &str) -> Result<()>;
+    /// Writes a volume and its snapshots as a stream.
+    fn send(&self, volume: &Volume, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()>;
+    /// Makes a volume and its snapshots from a stream.
+    fn receive(&self, volume: &Volume, from: &mut dyn Read, progress: tree::Progress<'_>) -> Result<()>;
+}

@@ -1,0 +1,384 @@
+//! A tree of files as a stream: for copies on this machine and for moves to another one.
+//!
+//! Owners, modes, times, extended attributes, links (hard and soft), devices and holes survive. The stream ends
+//! with a checksum over all of it: one that was torn is refused, whatever has been written by then.
+//!
+//! Each record is a length (u32, big endian), a JSON [`Entry`] of that length, and the file's bytes.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use api::error::Context as _;
+use api::{Error, Result};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// The largest record, in bytes: a path, a link and extended attributes.
+const MAX_RECORD: usize = 1 << 20;
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+enum What {
+    Dir,
+    File { size: u64 },
+    Symlink { to: Vec<u8> },
+    Hardlink { to: Vec<u8> },
+    Fifo,
+    Socket,
+    Device { block: bool, number: u64 },
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    /// Relative to the root; empty for the root itself.
+    path: Vec<u8>,
+    what: What,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    modified: (i64, i64),
+    attributes: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Record {
+    Entry(Entry),
+    End { sha256: String },
+}
+
+/// Tells how many bytes have passed.
+pub type Progress<'a> = &'a mut dyn FnMut(u64);
+
+struct Hashing<T> {
+    inner: T,
+    hash: Sha256,
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+/// Writes the tree below `root` as a stream.
+pub fn send(root: &Path, out: &mut dyn Write, progress: Progress<'_>) -> Result<()> {
+    let mut out = Hashing { inner: out, hash: Sha256::new() };
+    let mut links = HashMap::new();
+    send_all(root, Path::new(""), &mut out, &mut links, progress)
+        .map_err(|e| Error::internal(format!("Reading {}: {e}", root.display())))?;
+    let sha256 = hex::encode(out.hash.clone().finalize());
+    record(&mut out, &Record::End { sha256 }).and_then(|()| out.flush()).context("Ending the stream")
+}
+
+fn record(out: &mut impl Write, record: &Record) -> io::Result<()> {
+    let bytes = serde_json::to_vec(record)?;
+    let len = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    out.write_all(&len.to_be_bytes())?;
+    out.write_all(&bytes)
+}
+
+fn send_all(
+    root: &Path,
+    path: &Path,
+    out: &mut impl Write,
+    links: &mut HashMap<(u64, u64), PathBuf>,
+    progress: Progress<'_>,
+) -> io::Result<()> {
+    let full = root.join(path);
+    let meta = fs::symlink_metadata(&full)?;
+    let kind = meta.file_type();
+    let first =
+        (meta.nlink() > 1 && !kind.is_dir()).then(|| links.insert((meta.dev(), meta.ino()), path.to_owned())).flatten();
+    let bytes = |p: &Path| p.as_os_str().as_bytes().to_vec();
+    let what = if let Some(first) = first {
+        links.insert((meta.dev(), meta.ino()), first.clone());
+        What::Hardlink { to: bytes(&first) }
+    } else if kind.is_dir() {
+        What::Dir
+    } else if kind.is_file() {
+        What::File { size: meta.len() }
+    } else if kind.is_symlink() {
+        What::Symlink { to: bytes(&fs::read_link(&full)?) }
+    } else if kind.is_fifo() {
+        What::Fifo
+    } else if kind.is_socket() {
+        What::Socket
+    } else {
+        What::Device { block: kind.is_block_device(), number: meta.rdev() }
+    };
+    let content = if let What::File { size } = what { Some((File::open(&full)?, size)) } else { None };
+    let is_dir = what == What::Dir;
+    let attributes = if matches!(what, What::Hardlink { .. }) { Vec::new() } else { attributes(&full)? };
+    let entry = Entry {
+        path: bytes(path),
+        what,
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        attributes,
+    };
+    record(out, &Record::Entry(entry))?;
+    if let Some((mut file, size)) = content {
+        // A file that shrinks while it is read is filled up, one that grows is cut: the stream stays whole.
+        let sent = io::copy(&mut (&mut file).take(size), out)?;
+        io::copy(&mut io::repeat(0).take(size - sent), out)?;
+        progress(size);
+    }
+    if is_dir {
+        let mut names: Vec<_> = fs::read_dir(&full)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
+        names.sort();
+        for name in names {
+            match send_all(root, &path.join(&name), out, links, progress) {
+                // What vanishes while the tree is read was not there.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn attributes(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut names = vec![0u8; 64 << 10];
+    let len = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(e) => return Err(e.into()),
+    };
+    let mut all = Vec::new();
+    for name in names[..len].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let mut value = vec![0u8; 64 << 10];
+        if let Ok(len) = rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            value.truncate(len);
+            all.push((name.to_vec(), value));
+        }
+    }
+    Ok(all)
+}
+
+/// Makes the tree that a stream holds below `root`, which must not exist yet. After an error what was made by
+/// then lies there; the caller removes it.
+pub fn receive(root: &Path, from: &mut dyn Read, progress: Progress<'_>) -> Result<()> {
+    let mut from = Hashing { inner: from, hash: Sha256::new() };
+    let torn = |e: io::Error| match e.kind() {
+        io::ErrorKind::UnexpectedEof => Error::bad_request("The stream ends in the middle"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::new(api::Kind::Internal, format!("Writing {}: no space is left", root.display()))
+        }
+        _ => Error::internal(format!("Writing {}: {e}", root.display())),
+    };
+    let mut dirs = Vec::new();
+    loop {
+        let so_far = from.hash.clone();
+        let mut len = [0; 4];
+        from.read_exact(&mut len).map_err(torn)?;
+        let len = u32::from_be_bytes(len) as usize;
+        if len > MAX_RECORD {
+            return Err(Error::bad_request("This is not a stream of files"));
+        }
+        let mut bytes = vec![0; len];
+        from.read_exact(&mut bytes).map_err(torn)?;
+        match serde_json::from_slice(&bytes).map_err(|_| Error::bad_request("This is not a stream of files"))? {
+            Record::Entry(entry) => {
+                let path = inside(root, &entry.path)?;
+                put(root, &path, &entry, &mut from, progress).map_err(torn)?;
+                if entry.what == What::Dir {
+                    dirs.push((path, entry.modified));
+                }
+            }
+            Record::End { sha256 } if hex::encode(so_far.finalize()) == sha256 => break,
+            Record::End { .. } => return Err(Error::bad_request("The stream was damaged on its way")),
+        }
+    }
+    // Making something in a directory changes its time: they come last, the innermost first.
+    dirs.iter().rev().try_for_each(|(path, modified)| set_time(path, *modified)).map_err(torn)
+}
+
+/// The path below `root`; refused if it would lead out of it.
+fn inside(root: &Path, path: &[u8]) -> Result<PathBuf> {
+    let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
+    if path.components().all(|c| matches!(c, Component::Normal(_))) {
+        return Ok(if path.as_os_str().is_empty() { root.to_owned() } else { root.join(path) });
+    }
+    Err(Error::bad_request(format!("The stream holds the path \"{}\", which leads out of it", path.display())))
+}
+
+fn put(root: &Path, path: &Path, entry: &Entry, from: &mut impl Read, progress: Progress<'_>) -> io::Result<()> {
+    let target = |to: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(to.to_vec()));
+    match &entry.what {
+        What::Dir => fs::create_dir(path)?,
+        What::File { size } => {
+            let mut file = File::options().write(true).create_new(true).open(path)?;
+            let got = io::copy(&mut from.take(*size), &mut Sparse { file: &mut file })?;
+            if got < *size {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            file.set_len(*size)?;
+            progress(*size);
+        }
+        What::Symlink { to } => std::os::unix::fs::symlink(target(to), path)?,
+        What::Hardlink { to } => {
+            let to = inside(root, to).map_err(|e| io::Error::other(e.message))?;
+            return fs::hard_link(to, path);
+        }
+        What::Fifo => node(path, rustix::fs::FileType::Fifo, 0)?,
+        What::Socket => node(path, rustix::fs::FileType::Socket, 0)?,
+        What::Device { block, number } => {
+            let kind = if *block { rustix::fs::FileType::BlockDevice } else { rustix::fs::FileType::CharacterDevice };
+            node(path, kind, *number)?;
+        }
+    }
+    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    for (name, value) in &entry.attributes {
+        rustix::fs::lsetxattr(path, name.as_slice(), value, XattrFlags::empty())?;
+    }
+    if !matches!(entry.what, What::Symlink { .. }) {
+        rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(entry.mode), AtFlags::empty())?;
+    }
+    set_time(path, entry.modified)
+}
+
+fn node(path: &Path, kind: rustix::fs::FileType, number: u64) -> io::Result<()> {
+    Ok(rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), number)?)
+}
+
+fn set_time(path: &Path, (tv_sec, tv_nsec): (i64, i64)) -> io::Result<()> {
+    let time = Timespec { tv_sec, tv_nsec };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// Leaves holes where whole blocks of zeros are written.
+struct Sparse<'a> {
+    file: &'a mut File,
+}
+
+impl Write for Sparse<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        use std::io::Seek as _;
+        if bytes.len() >= 4096 && bytes.iter().all(|b| *b == 0) {
+            self.file.seek_relative(i64::try_from(bytes.len()).map_err(io::Error::other)?)?;
+            return Ok(bytes.len());
+        }
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Copies a tree on this machine; `to` must not exist yet.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let (mut reader, mut writer) = io::pipe().context("Making a pipe")?;
+    std::thread::scope(|scope| {
+        let sent = scope.spawn(move || {
+            let mut buffered = io::BufWriter::with_capacity(256 << 10, &mut writer);
+            send(from, &mut buffered, &mut |_| {})
+        });
+        let received = receive(to, &mut io::BufReader::with_capacity(256 << 10, &mut reader), &mut |_| {});
+        // A sender that waits for a reader that has given up must not wait for ever.
+        drop(reader);
+        let sent = sent.join().unwrap_or_else(|_| Err(Error::internal("The copy crashed")));
+        // The sender's complaint is the cause where it is not about the closed pipe.
+        match (received, sent) {
+            (Ok(()), sent) => sent,
+            (Err(e), Err(cause)) if e.message.contains("in the middle") => Err(cause),
+            (Err(e), _) => Err(e),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join("from").join(name);
+        fs::create_dir_all(at("a/b")).unwrap();
+        fs::write(at("a/file"), "hello").unwrap();
+        fs::hard_link(at("a/file"), at("a/b/same")).unwrap();
+        std::os::unix::fs::symlink("../../etc/passwd", at("a/link")).unwrap();
+        let mut sparse = vec![0u8; 1 << 20];
+        sparse[600_000] = 1;
+        fs::write(at("sparse"), sparse).unwrap();
+        std::os::unix::fs::chown(at("a/file"), Some(1000), Some(1001)).unwrap();
+        rustix::fs::chmodat(CWD, at("a/file"), Mode::from_raw_mode(0o4755), AtFlags::empty()).unwrap();
+        rustix::fs::lsetxattr(at("a/file"), "user.x", b"y", XattrFlags::empty()).unwrap();
+        set_time(&at("a"), (1_000_000, 5)).unwrap();
+        dir
+    }
+
+    fn stream(from: &Path) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        send(from, &mut bytes, &mut |_| {}).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_copy_is_the_same_to_the_last_bit() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("SKIPPED: owners can only be set by root");
+        }
+        let dir = tree();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        copy(&from, &to).unwrap();
+        assert_eq!(stream(&from), stream(&to));
+        let (file, same) = (fs::metadata(to.join("a/file")).unwrap(), fs::metadata(to.join("a/b/same")).unwrap());
+        assert_eq!((file.ino(), file.mode() & 0o7777, file.uid()), (same.ino(), 0o4755, 1000));
+        assert!(fs::metadata(to.join("sparse")).unwrap().blocks() < 1 << 10, "holes stay holes");
+        assert!(copy(&from, &to).is_err(), "nothing is written over");
+        assert!(copy(&dir.path().join("missing"), &dir.path().join("x")).unwrap_err().message.contains("missing"));
+    }
+
+    #[test]
+    fn a_torn_damaged_or_hostile_stream_is_refused() {
+        let dir = tree();
+        let whole = stream(&dir.path().join("from"));
+        let mut damaged = whole.clone();
+        let at = damaged.windows(5).position(|w| w == b"hello").unwrap();
+        damaged[at] = b'j';
+        let mut hostile = Vec::new();
+        let entry = Entry {
+            path: b"../out".to_vec(),
+            what: What::Dir,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            modified: (0, 0),
+            attributes: Vec::new(),
+        };
+        record(&mut hostile, &Record::Entry(entry)).unwrap();
+        for (bytes, why) in [
+            (&whole[..whole.len() / 2], "ends in the middle"),
+            (&whole[..whole.len() - 1], "ends in the middle"),
+            (&damaged, "damaged on its way"),
+            (&hostile, "leads out of it"),
+            (b"\xff\xff\xff\xffxx".as_slice(), "not a stream"),
+            (b"\0\0\0\x02xx".as_slice(), "not a stream"),
+        ] {
+            let to = tempfile::tempdir().unwrap();
+            let got = receive(&to.path().join("to"), &mut &bytes[..], &mut |_| {}).unwrap_err();
+            assert!(got.message.contains(why), "{got}");
+        }
+    }
+}
