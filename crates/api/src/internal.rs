@@ -66,4 +66,6 @@ crate::endpoints! {
     ABORT = POST "/internal/cluster/abort" (Value) -> Sync<()>, Member, At::Any, "";
     /// The member was removed: it becomes a server of its own again.
     RESET = POST "/internal/cluster/reset" -> Sync<()>, Member, At::Any, "";
+    /// A storage pool was deleted: its place on this member goes.
+    POOL_REMOVE = POST "/internal/pools/remove" (Value) -> Sync<()>, Member, At::Any, "";
 }

@@ -24,6 +24,7 @@ pub mod operation;
 pub mod profile;
 pub mod project;
 pub mod server;
+pub mod storage;
 pub mod warning;
 
 pub use endpoint::{Endpoint, Info};
@@ -40,6 +41,7 @@ pub fn endpoints() -> impl Iterator<Item = &'static Info> {
         project::ENDPOINTS,
         profile::ENDPOINTS,
         image::ENDPOINTS,
+        storage::ENDPOINTS,
         warning::ENDPOINTS,
     ]
     .into_iter()

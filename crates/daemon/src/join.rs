@@ -314,6 +314,9 @@ async fn leave_again(daemon: &Arc<Daemon>, door: &Remote, joiner: &Joiner) {
         tracing::info!("the cluster was told that the join failed: {}", aborted.is_ok());
     }
     let back = async {
+        if let Err(e) = crate::services::pools::forget_all(daemon).await {
+            tracing::debug!("no storage pools of the cluster to remove: {e}");
+        }
         daemon.db().shutdown().await?;
         undo_unfinished(&daemon.paths)?;
         daemon.local.forget_cluster()?;
@@ -482,6 +485,9 @@ pub async fn forget(daemon: &Arc<Daemon>, member: &db::members::Member) -> Resul
 
 /// This member was removed: it becomes a server of its own again, with nothing on it.
 pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
+    if let Err(e) = crate::services::pools::forget_all(daemon).await {
+        tracing::warn!("removing the storage pools of the cluster: {e}");
+    }
     daemon.db().shutdown().await?;
     let _ = fs::remove_dir_all(daemon.paths.global());
     certs::forget_cluster(&daemon.paths);

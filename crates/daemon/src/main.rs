@@ -83,7 +83,7 @@ fn log(args: &Args) -> Result<()> {
     };
     // The Raft library tells far more than a person wants to read.
     let filter = EnvFilter::try_from_env("INCUS_LOG").unwrap_or_else(|_| {
-        EnvFilter::new(format!("{level},openraft=warn,hyper=warn,rustls=warn,tokio_util=warn,mio=warn"))
+        EnvFilter::new(format!("{level},openraft=error,hyper=warn,rustls=warn,tokio_util=warn,mio=warn"))
     });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match &args.logfile {

@@ -74,21 +74,26 @@ pub async fn open(paths: &Paths, raft_id: u64) -> Result<(Arc<Dialler>, Db, Arc<
 /// What has to be there before the first request, once the database is open; and what goes on from then on.
 async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     daemon.refresh().await?;
-    let started = std::time::Instant::now();
-    while daemon.db().status().leader.is_none() && started.elapsed() < LEADER {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    if daemon.db().status().leader.is_none() {
-        tracing::warn!("no majority of the database's voters can be reached: serving what needs none");
-    } else if daemon.db().read_barrier().await.is_ok() {
+    if tokio::time::timeout(LEADER, caught_up(daemon)).await.is_ok() {
         daemon.refresh().await?;
         announce(daemon).await?;
+    } else {
+        tracing::warn!("no majority of the database's voters can be reached: serving what needs none");
     }
+    services::pools::start(daemon).await?;
+    daemon.ready.send_replace(true);
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::events::follow_members(daemon.clone()));
     Ok(())
+}
+
+/// Returns when this replica holds everything that was acknowledged while the daemon was away.
+async fn caught_up(daemon: &Daemon) {
+    while daemon.db().status().leader.is_none() || daemon.db().read_barrier().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Tells the others what this program can do, if that has changed since its last start.
@@ -114,6 +119,9 @@ async fn follow(daemon: Arc<Daemon>) {
         let seen = db.data_index();
         if let Err(e) = daemon.refresh().await {
             tracing::warn!("refreshing what is known of the cluster: {e}");
+        }
+        if let Err(e) = services::pools::sync(&daemon).await {
+            tracing::warn!("bringing the storage pools in line with the database: {e}");
         }
         if let Err(e) = keep_for_start(&daemon) {
             tracing::warn!("keeping the members' addresses for the next start: {e}");

@@ -76,6 +76,8 @@ pub struct Daemon {
     pub stop: Notify,
     /// What it listens on, by configuration key.
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
+    /// True once this member has caught up with the others; requests wait for that.
+    pub ready: tokio::sync::watch::Sender<bool>,
     /// Tells that another database was taken into use.
     pub db_replaced: Notify,
     db: RwLock<Db>,
@@ -108,6 +110,7 @@ impl Daemon {
             hub,
             stop: Notify::new(),
             listeners: Mutex::default(),
+            ready: tokio::sync::watch::Sender::new(false),
             db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
             health: RwLock::new(parts.health),

@@ -60,6 +60,21 @@ fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
         cluster.incus(2, &["config", "set", "cluster.offline_threshold=11"])?;
         assert_eq!(cluster.incus(3, &["config", "get", "cluster.offline_threshold"])?.trim(), "11");
 
+        cluster.incus(3, &["storage", "create", "more", "dir"])?;
+        for number in 1..=3 {
+            assert!(cluster.incus(number, &["storage", "list", "-f", "csv"])?.contains("more,dir,,0,CREATED"));
+            for pool in ["local", "more"] {
+                let place = cluster.lab.machines[number - 1].incus_dir().join("storage-pools").join(pool);
+                assert!(place.join("containers").is_dir(), "{}", place.display());
+            }
+        }
+        assert!(cluster.refused(1, &["storage", "create", "more", "dir"])?.contains("already exists"));
+        assert!(cluster.refused(1, &["storage", "create", "other", "bogus"])?.contains("Unknown storage driver"));
+        assert!(cluster.refused(1, &["storage", "delete", "local"])?.contains("in use"));
+        cluster.incus(2, &["storage", "delete", "more"])?;
+        let left = cluster.lab.machines[0].incus_dir().join("storage-pools/more");
+        cluster.until("the pool gone", || Ok((!left.exists()).then_some(())))?;
+
         let leader = cluster.leader(2)?;
         let (other, third) = (leader % 3 + 1, (leader + 1) % 3 + 1);
         cluster.kill(leader)?;
@@ -75,11 +90,15 @@ fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
         })?;
         println!("it was shown offline after {} ms, with a threshold of 11 s", killed.elapsed().as_millis());
         assert!(cluster.member(other, leader, 'm')?.starts_with("No heartbeat for 1"));
+        // A member that is away does not keep the others from changing anything; it catches up.
+        cluster.incus(other, &["storage", "create", "later", "dir"])?;
 
         cluster.start(leader)?;
         cluster
             .until("the killed member back", || Ok((cluster.member(other, leader, 's')? == "ONLINE").then_some(())))?;
         assert!(cluster.incus(leader, &["profile", "list", "-f", "csv"])?.contains("p1"));
+        let place = cluster.lab.machines[leader - 1].incus_dir().join("storage-pools/later/containers");
+        cluster.until("the pool on the member that was away", || Ok(place.is_dir().then_some(())))?;
     }
     Ok(())
 }

@@ -82,11 +82,13 @@ impl Cluster {
         Cluster::form(Lab::temporary(name, size)?, Programs::built()?)
     }
 
-    /// Makes machine 1 the first member.
+    /// Makes machine 1 the first member, with a pool `local` (dir) and a root disk on it in the default profile.
     pub fn bootstrap(&self) -> Result<()> {
         let first = &self.lab.machines[0];
         let preseed = format!(
-            "config:\n  core.https_address: {address}:8443\ncluster:\n  enabled: true\n  server_name: {name}\n",
+            "config:\n  core.https_address: {address}:8443\ncluster:\n  enabled: true\n  server_name: {name}\n\
+             storage_pools:\n- name: local\n  driver: dir\n\
+             profiles:\n- name: default\n  devices:\n    root:\n      path: /\n      pool: local\n      type: disk\n",
             address = first.address(),
             name = first.name,
         );

@@ -146,6 +146,10 @@ impl Router {
 
     async fn answer(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>> {
         let (route, args) = self.find(request.method().as_str(), request.uri().path())?;
+        if route.info.path != api::internal::LINK.info.path {
+            // The links between members are what a starting member catches up by.
+            let _ = daemon.ready.subscribe().wait_for(|ready| *ready).await;
+        }
         let query = request::parse_query(request.uri().query().unwrap_or_default());
         let headers = request.headers().clone();
         let caller = forward::original_caller(caller, &headers);

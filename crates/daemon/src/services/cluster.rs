@@ -64,6 +64,6 @@ async fn put(cx: Cx, put: ClusterPut) -> Result<Arc<Operation>> {
 }
 
 /// Makes the pools and networks of the cluster on this new member.
-pub async fn create_local(_: &Arc<Daemon>, _: &Member, _: &[MemberConfigKey]) -> Result<()> {
-    Ok(())
+pub async fn create_local(daemon: &Arc<Daemon>, own: &Member, answers: &[MemberConfigKey]) -> Result<()> {
+    super::pools::define_on_joiner(daemon, own, answers).await
 }

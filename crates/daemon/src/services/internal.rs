@@ -28,6 +28,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::CONNECT, connect);
     r.sync(&api::internal::ABORT, abort);
     r.sync(&api::internal::RESET, reset);
+    r.sync(&api::internal::POOL_REMOVE, remove_pool);
 }
 
 /// Stops all instances of this member cleanly.
@@ -116,6 +117,11 @@ async fn connect(cx: Cx, body: Value) -> Result<()> {
 
 async fn abort(cx: Cx, body: Value) -> Result<()> {
     join::abort(&cx.daemon, &read::<Joiner>(body)?).await
+}
+
+async fn remove_pool(cx: Cx, body: Value) -> Result<()> {
+    let (name, config) = (read(body["name"].clone())?, read(body["config"].clone())?);
+    super::pools::remove_place(&cx.daemon, name, config).await
 }
 
 async fn reset(cx: Cx, (): ()) -> Result<()> {

@@ -291,7 +291,7 @@ async fn state(cx: Cx, (): ()) -> Result<ClusterMemberState> {
     cx.daemon.must_be_clustered()?;
     let name = cx.arg(0).to_owned();
     cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
-    Ok(ClusterMemberState { sysinfo: sysinfo(), ..ClusterMemberState::default() })
+    Ok(ClusterMemberState { sysinfo: sysinfo(), storage_pools: super::pools::usage(&cx.daemon).await? })
 }
 
 fn sysinfo() -> ClusterMemberSysInfo {

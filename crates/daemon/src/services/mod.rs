@@ -23,6 +23,7 @@ pub mod images;
 pub mod internal;
 pub mod members;
 pub mod operations;
+pub mod pools;
 pub mod profiles;
 pub mod projects;
 pub mod server;
@@ -46,6 +47,7 @@ pub fn routes(r: &mut Router) {
     internal::routes(r);
     members::routes(r);
     operations::routes(r);
+    pools::routes(r);
     profiles::routes(r);
     projects::routes(r);
     server::routes(r);

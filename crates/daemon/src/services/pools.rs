@@ -1,0 +1,362 @@
+//! `/1.0/storage-pools`.
+//!
+//! A pool is a row, and a place on each member. The row needs a majority and no member in particular: each member
+//! makes its own place when it sees the row ([`sync`]), at once or when it is back.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::cluster::{MemberConfigKey, StoragePoolState};
+use api::key::Config;
+use api::storage::{StoragePool, StoragePoolPut, StoragePoolsPost};
+use api::{Error, Result};
+use db::Tx;
+use db::members::Member;
+use db::pools::{Pool, Progress};
+use drivers::storage::Driver;
+use drivers::storage::dir::Dir;
+use serde_json::Value;
+
+use crate::edge::{Cx, Router};
+use crate::state::Daemon;
+
+/// How long a new pool is waited for on the other members that are there.
+const OTHERS: Duration = Duration::from_secs(10);
+/// The keys that each member has of its own.
+const MEMBERS_OWN: &[&str] = &["source"];
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::storage::LIST, list);
+    r.sync(&api::storage::CREATE, create);
+    r.sync(&api::storage::GET, get);
+    r.sync(&api::storage::PUT, put);
+    r.sync(&api::storage::PATCH, patch);
+    r.sync(&api::storage::DELETE, delete);
+    r.sync(&api::storage::RESOURCES, resources);
+}
+
+fn status(state: Progress) -> &'static str {
+    match state {
+        Progress::Created => "Created",
+        Progress::Pending => "Pending",
+        Progress::Errored => "Errored",
+    }
+}
+
+fn shown(tx: &Tx<'_>, pool: Pool, member: Option<i64>, clustered: bool) -> Result<StoragePool> {
+    let own = member.and_then(|id| pool.members.iter().find(|p| p.member_id == id));
+    let mut config = pool.config.clone();
+    config.extend(own.map(|p| p.config.clone()).unwrap_or_default());
+    Ok(StoragePool {
+        config,
+        used_by: db::used_by::pool(tx, pool.id, None)?,
+        status: status(pool.state).into(),
+        locations: pool.members.iter().map(|p| p.member.clone()).filter(|_| clustered || member.is_some()).collect(),
+        description: pool.description,
+        name: pool.name,
+        driver: pool.driver,
+    })
+}
+
+/// The member whose own configuration is asked for: the target, or the only one there is.
+async fn whose(cx: &Cx) -> Result<Option<i64>> {
+    match cx.param("target") {
+        "" if cx.daemon.clustered() => Ok(None),
+        "" => Ok(Some(cx.daemon.member_id())),
+        name => {
+            let name = name.to_owned();
+            cx.daemon.view(move |tx| db::members::id(tx, &name)).await.map(Some)
+        }
+    }
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Vec<StoragePool>> {
+    let (member, clustered) = (whose(&cx).await?, cx.daemon.clustered());
+    cx.daemon.view(move |tx| db::pools::list(tx)?.into_iter().map(|p| shown(tx, p, member, clustered)).collect()).await
+}
+
+async fn find(cx: &Cx) -> Result<StoragePool> {
+    let (name, member, clustered) = (cx.arg(0).to_owned(), whose(cx).await?, cx.daemon.clustered());
+    cx.daemon.view(move |tx| shown(tx, db::pools::get(tx, &name)?, member, clustered)).await
+}
+
+fn changeable(pool: &StoragePool) -> StoragePoolPut {
+    StoragePoolPut { config: pool.config.clone(), description: pool.description.clone() }
+}
+
+async fn get(cx: Cx, (): ()) -> Result<StoragePool> {
+    let pool = find(&cx).await?;
+    cx.show_etag(&changeable(&pool));
+    Ok(pool)
+}
+
+fn check(config: &Config, driver: &str) -> Result<()> {
+    if driver != "dir" {
+        return Err(Error::bad_request(format!("Unknown storage driver \"{driver}\": this server has \"dir\"")));
+    }
+    let known = |k: &str| MEMBERS_OWN.contains(&k) || k.starts_with("user.") || k.starts_with("rsync.");
+    if let Some(key) = config.keys().find(|k| !known(k)) {
+        return Err(Error::bad_request(format!("Invalid option for storage pool: \"{key}\"")));
+    }
+    match config.get("source") {
+        Some(source) if !source.is_empty() && !source.starts_with('/') => {
+            Err(Error::bad_request(format!("The source \"{source}\" is not an absolute path")))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
+    api::name::plain("storage pool", &new.name)?;
+    check(&new.config, &new.driver)?;
+    let (own, shared): (Config, Config) = new
+        .config
+        .clone()
+        .into_iter()
+        .filter(|(_, v)| !v.is_empty())
+        .partition(|(k, _)| MEMBERS_OWN.contains(&k.as_str()));
+    let daemon = &cx.daemon;
+    if !cx.param("target").is_empty() {
+        let (target, name) = (cx.param("target").to_owned(), new.name.clone());
+        let id = daemon.view(move |tx| db::members::id(tx, &target)).await?;
+        if !shared.is_empty() {
+            return Err(Error::bad_request("Config keys that are the same everywhere can't be set with a target"));
+        }
+        return daemon.write(move |tx| db::pools::announce(tx, &name, &new.driver, id, &own).map(drop)).await;
+    }
+    if daemon.clustered() && !own.is_empty() {
+        return Err(Error::bad_request("Config key \"source\" is specific to each member: set it with a target"));
+    }
+    let name = new.name.clone();
+    daemon
+        .write(move |tx| {
+            let announced =
+                db::pools::list(tx)?.into_iter().find(|p| p.name == new.name && p.state == Progress::Pending);
+            let id = match &announced {
+                Some(pool) => {
+                    db::pools::update(tx, pool.id, &new.description, &shared)?;
+                    pool.id
+                }
+                None => db::pools::create(tx, &new.name, &new.driver, &new.description, &shared)?,
+            };
+            let placed = announced.map(|p| p.members).unwrap_or_default();
+            for member in db::members::list(tx)?.iter().filter(|m| placed.iter().all(|p| p.member_id != m.id)) {
+                db::pools::define_on(tx, id, member.id, Progress::Pending, &own)?;
+            }
+            db::pools::set_state(tx, id, Progress::Created)
+        })
+        .await?;
+    if let Err(e) = make_own(daemon, &name).await {
+        let gone = name.clone();
+        daemon.write(move |tx| db::pools::delete(tx, db::pools::id(tx, &gone)?)).await?;
+        return Err(e);
+    }
+    wait_for_others(daemon, &name).await;
+    let url = format!("/1.0/storage-pools/{name}");
+    daemon.tell("storage-pool-created", url.clone(), &cx.caller);
+    cx.created(url);
+    Ok(())
+}
+
+/// Waits until the members that are there have made their place, so that the pool can be used everywhere.
+async fn wait_for_others(daemon: &Arc<Daemon>, name: &str) {
+    let started = std::time::Instant::now();
+    while started.elapsed() < OTHERS {
+        let name = name.to_owned();
+        let Ok(pool) = daemon.db().peek(move |tx| db::pools::get(tx, &name)).await else { return };
+        let snapshot = daemon.snapshot();
+        let there =
+            |id: i64| snapshot.members.iter().any(|m| m.id == id && daemon.must_be_online(m, &snapshot).is_ok());
+        if !pool.members.iter().any(|p| p.state == Progress::Pending && there(p.member_id)) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Makes this member's place of a pool, if that has not been done yet.
+async fn make_own(daemon: &Arc<Daemon>, name: &str) -> Result<()> {
+    let (wanted, own) = (name.to_owned(), daemon.member_id());
+    let pool = daemon.db().peek(move |tx| db::pools::get(tx, &wanted)).await?;
+    let Some(place) = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Pending) else {
+        return Ok(());
+    };
+    let driver = driver(daemon, &pool.name, &place.config);
+    tokio::task::spawn_blocking(move || driver.create()).await.map_err(|e| Error::internal(e.to_string()))??;
+    daemon.db().write(move |tx| db::pools::set_member_state(tx, pool.id, own, Progress::Created)).await
+}
+
+fn driver(daemon: &Daemon, name: &str, own: &Config) -> Arc<dyn Driver> {
+    let path = daemon.paths.root().join("storage-pools").join(name);
+    let source = own.get("source").filter(|s| !s.is_empty()).map(PathBuf::from);
+    Arc::new(Dir::new(path, source))
+}
+
+/// The pool of that name, as it is on this member.
+pub async fn open(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<dyn Driver>> {
+    let (wanted, own) = (name.to_owned(), daemon.member_id());
+    let pool = daemon.db().peek(move |tx| db::pools::get(tx, &wanted)).await?;
+    let place = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Created);
+    let place =
+        place.ok_or_else(|| Error::unavailable(format!("Storage pool \"{name}\" is not ready on this member")))?;
+    Ok(driver(daemon, name, &place.config))
+}
+
+/// Makes this member's place of all pools that wait for it; called whenever the database has changed.
+pub async fn sync(daemon: &Arc<Daemon>) -> Result<()> {
+    let own = daemon.member_id();
+    let pools = daemon.db().peek(db::pools::list).await?;
+    for pool in pools.iter().filter(|p| p.state == Progress::Created) {
+        if pool.members.iter().any(|p| p.member_id == own && p.state == Progress::Pending)
+            && let Err(e) = make_own(daemon, &pool.name).await
+        {
+            tracing::error!("storage pool {}: {e}", pool.name);
+            let id = pool.id;
+            daemon.db().write(move |tx| db::pools::set_member_state(tx, id, own, Progress::Errored)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings the pools of this member into order when the daemon starts.
+pub async fn start(daemon: &Arc<Daemon>) -> Result<()> {
+    let own = daemon.member_id();
+    for pool in daemon.db().peek(db::pools::list).await? {
+        let Some(place) = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Created) else {
+            continue;
+        };
+        let driver = driver(daemon, &pool.name, &place.config);
+        let started = tokio::task::spawn_blocking(move || driver.start().and_then(|()| driver.recover())).await;
+        if let Err(e) = started.map_err(|e| Error::internal(e.to_string())).and_then(|done| done) {
+            tracing::error!("storage pool {}: {e}", pool.name);
+        }
+    }
+    Ok(())
+}
+
+/// Puts all pools onto a member that joins.
+pub async fn define_on_joiner(daemon: &Arc<Daemon>, own: &Member, answers: &[MemberConfigKey]) -> Result<()> {
+    let (id, answers) = (own.id, answers.to_vec());
+    daemon
+        .write(move |tx| {
+            for pool in db::pools::list(tx)?.into_iter().filter(|p| p.members.iter().all(|m| m.member_id != id)) {
+                let of_pool =
+                    |k: &&MemberConfigKey| k.entity == "storage-pool" && k.name == pool.name && !k.value.is_empty();
+                let config: Config = answers.iter().filter(of_pool).map(|k| (k.key.clone(), k.value.clone())).collect();
+                check(&config, &pool.driver)?;
+                db::pools::define_on(tx, pool.id, id, Progress::Pending, &config)?;
+            }
+            Ok(())
+        })
+        .await?;
+    for pool in daemon.db().peek(db::pools::list).await? {
+        make_own(daemon, &pool.name).await.map_err(|e| e.context(format!("Storage pool \"{}\"", pool.name)))?;
+    }
+    Ok(())
+}
+
+/// Removes this member's places of all pools: it leaves the cluster.
+pub async fn forget_all(daemon: &Arc<Daemon>) -> Result<()> {
+    let own = daemon.member_id();
+    for pool in daemon.db().peek(db::pools::list).await? {
+        if let Some(place) = pool.members.iter().find(|p| p.member_id == own) {
+            let driver = driver(daemon, &pool.name, &place.config);
+            tokio::task::spawn_blocking(move || driver.delete())
+                .await
+                .map_err(|e| Error::internal(e.to_string()))??;
+        }
+    }
+    Ok(())
+}
+
+async fn put(cx: Cx, new: StoragePoolPut) -> Result<()> {
+    let old = find(&cx).await?;
+    cx.check_etag(&changeable(&old))?;
+    change(&cx, &old, new).await
+}
+
+async fn patch(cx: Cx, new: Value) -> Result<()> {
+    let old = find(&cx).await?;
+    cx.check_etag(&changeable(&old))?;
+    let new = super::patched(&changeable(&old), &new)?;
+    change(&cx, &old, new).await
+}
+
+async fn change(cx: &Cx, old: &StoragePool, new: StoragePoolPut) -> Result<()> {
+    check(&new.config, &old.driver)?;
+    if new.config.get("source") != old.config.get("source") {
+        return Err(Error::bad_request("The source of a storage pool can't be changed"));
+    }
+    let name = old.name.clone();
+    let shared: Config = new.config.into_iter().filter(|(k, _)| !MEMBERS_OWN.contains(&k.as_str())).collect();
+    cx.daemon.write(move |tx| db::pools::update(tx, db::pools::id(tx, &name)?, &new.description, &shared)).await?;
+    cx.daemon.tell("storage-pool-updated", format!("/1.0/storage-pools/{}", old.name), &cx.caller);
+    Ok(())
+}
+
+async fn delete(cx: Cx, (): ()) -> Result<()> {
+    let daemon = &cx.daemon;
+    let name = cx.arg(0).to_owned();
+    let pool = daemon
+        .write(move |tx| {
+            let pool = db::pools::get(tx, &name)?;
+            let used = db::used_by::pool(tx, pool.id, None)?;
+            if let Some(first) = used.first() {
+                return Err(Error::bad_request(format!("The storage pool is currently in use by {first}")));
+            }
+            db::pools::delete(tx, pool.id)?;
+            Ok(pool)
+        })
+        .await?;
+    // The row is gone everywhere; the places are emptied where the members are. What is left on a member that is
+    // away is empty and belongs to nobody.
+    let snapshot = daemon.snapshot();
+    for place in &pool.members {
+        if place.member_id == daemon.member_id() {
+            let driver = driver(daemon, &pool.name, &place.config);
+            tokio::task::spawn_blocking(move || driver.delete())
+                .await
+                .map_err(|e| Error::internal(e.to_string()))??;
+        } else if let Some(member) = snapshot.members.iter().find(|m| m.id == place.member_id)
+            && daemon.must_be_online(member, &snapshot).is_ok()
+        {
+            let body = serde_json::json!({ "name": pool.name, "config": place.config });
+            if let Err(e) = daemon.remote(&member.address)?.json("POST", "/internal/pools/remove", Some(&body)).await {
+                tracing::warn!("storage pool {} on {}: {e}", pool.name, member.name);
+            }
+        }
+    }
+    daemon.tell("storage-pool-deleted", format!("/1.0/storage-pools/{}", pool.name), &cx.caller);
+    Ok(())
+}
+
+/// Another member has deleted a pool: its place here goes, too.
+pub async fn remove_place(daemon: &Arc<Daemon>, name: String, config: Config) -> Result<()> {
+    api::name::plain("storage pool", &name)?;
+    let wanted = name.clone();
+    if daemon.view(move |tx| db::pools::get(tx, &wanted)).await.is_ok() {
+        return Err(Error::conflict("The storage pool exists"));
+    }
+    let driver = driver(daemon, &name, &config);
+    tokio::task::spawn_blocking(move || driver.delete()).await.map_err(|e| Error::internal(e.to_string()))?
+}
+
+async fn resources(cx: Cx, (): ()) -> Result<StoragePoolState> {
+    let driver = open(&cx.daemon, cx.arg(0)).await?;
+    tokio::task::spawn_blocking(move || driver.usage()).await.map_err(|e| Error::internal(e.to_string()))?
+}
+
+/// How full the pools of this member are, by name.
+pub async fn usage(daemon: &Arc<Daemon>) -> Result<std::collections::BTreeMap<String, StoragePoolState>> {
+    let mut all = std::collections::BTreeMap::new();
+    for pool in daemon.db().peek(db::pools::list).await? {
+        if let Ok(driver) = open(daemon, &pool.name).await {
+            let usage = tokio::task::spawn_blocking(move || driver.usage())
+                .await
+                .map_err(|e| Error::internal(e.to_string()))??;
+            all.insert(pool.name, usage);
+        }
+    }
+    Ok(all)
+}
