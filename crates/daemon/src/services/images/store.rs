@@ -202,8 +202,8 @@ pub async fn ensure_local(daemon: &Arc<Daemon>, project: &str, fingerprint: &str
         return Ok(files);
     }
     let mut last = None;
-    for (name, _) in holders.into_iter().filter(|(name, _)| *name != daemon.name()) {
-        match receive(daemon, &name, &fingerprint).await {
+    for (name, address) in others(daemon, holders) {
+        match receive(daemon, &address, &fingerprint).await {
             Ok(received) => {
                 let files = received.place(daemon)?;
                 note(daemon, &fingerprint).await?;
@@ -218,6 +218,21 @@ pub async fn ensure_local(daemon: &Arc<Daemon>, project: &str, fingerprint: &str
     Err(last.unwrap_or_else(|| Error::unavailable(format!("No member has the files of the image {fingerprint}"))))
 }
 
+/// The other ones among members, as name and address; those that look healthy first. One that does not may still
+/// answer: it may have started a moment ago.
+fn others(daemon: &Daemon, mut members: Vec<(String, String)>) -> Vec<(String, String)> {
+    let own = daemon.name();
+    members.retain(|(name, _)| *name != own);
+    members.sort_by_key(|(name, _)| !looks_online(daemon, name));
+    members
+}
+
+fn looks_online(daemon: &Daemon, name: &str) -> bool {
+    let snapshot = daemon.snapshot();
+    let member = snapshot.members.iter().find(|m| m.name == name);
+    member.is_some_and(|m| daemon.must_be_online(m, &snapshot).is_ok())
+}
+
 /// Records that this member has the files, for all images of that fingerprint.
 async fn note(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
     let (fingerprint, member) = (fingerprint.to_owned(), daemon.member_id());
@@ -228,9 +243,8 @@ async fn note(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
 }
 
 /// Gets the files of an image from another member.
-async fn receive(daemon: &Arc<Daemon>, member: &str, fingerprint: &str) -> Result<Received> {
-    let address = daemon.member_address(member).await?.ok_or_else(|| Error::internal("That is this member"))?;
-    let remote = daemon.remote(&address)?;
+async fn receive(daemon: &Arc<Daemon>, address: &str, fingerprint: &str) -> Result<Received> {
+    let remote = daemon.remote(address)?;
     let mut sink = Sink::new(daemon);
     for part in ["image", "rootfs"] {
         let path = fill(api::image::INTERNAL_GET.info.path, &[fingerprint]) + "?part=" + part;
@@ -268,19 +282,17 @@ pub fn replicate(daemon: &Arc<Daemon>, project: &str, fingerprint: &str) {
     let work = async move {
         let print = fingerprint.clone();
         let holders = daemon.view(move |tx| db::images::holders(tx, &print)).await?;
-        let snapshot = daemon.snapshot();
-        let has = |m: &&db::members::Member| holders.iter().any(|(name, _)| *name == m.name);
-        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let mut missing = wanted.saturating_sub(snapshot.members.iter().filter(has).count());
-        for member in snapshot.members.iter().filter(|m| !has(m)) {
-            if missing == 0 || daemon.must_be_online(member, &snapshot).is_err() {
+        let members = daemon.snapshot().members.iter().map(|m| (m.name.clone(), m.address.clone())).collect();
+        let mut missing = usize::try_from(wanted).unwrap_or(usize::MAX).saturating_sub(holders.len());
+        for (name, address) in others(&daemon, members) {
+            if missing == 0 || holders.iter().any(|(holder, _)| *holder == name) {
                 continue;
             }
             let query = format!("project={}", api::endpoint::encode(&project));
-            let asked = daemon.remote(&member.address)?;
+            let asked = daemon.remote(&address)?;
             match asked.call(&api::image::INTERNAL_FETCH, &[&fingerprint], &query, &()).await {
                 Ok(()) => missing -= 1,
-                Err(e) => tracing::warn!("giving the image {fingerprint} to {}: {e}", member.name),
+                Err(e) => tracing::warn!("giving the image {fingerprint} to {name}: {e}"),
             }
         }
         Ok::<(), Error>(())
@@ -292,22 +304,30 @@ pub fn replicate(daemon: &Arc<Daemon>, project: &str, fingerprint: &str) {
     });
 }
 
-/// Removes the files of an image that nobody has any more from all members that had them.
+/// Removes the files of an image that nobody has any more from all members that had them. Those that can't be
+/// reached do so themselves when they start again.
 pub async fn remove_everywhere(daemon: &Arc<Daemon>, fingerprint: &str, holders: Vec<(String, String)>) {
-    for (name, _) in holders {
-        let removed = match daemon.member_address(&name).await {
-            Ok(None) => remove_unused(daemon, fingerprint).await,
-            Ok(Some(address)) => match daemon.remote(&address) {
-                Ok(remote) => remote.call(&api::image::INTERNAL_DELETE, &[fingerprint], "", &()).await,
+    if let Err(e) = remove_unused(daemon, fingerprint).await {
+        tracing::warn!("removing the files of the image {fingerprint}: {e}");
+    }
+    let mut waited_for = Vec::new();
+    for (name, address) in others(daemon, holders) {
+        let (remote, fingerprint) = (daemon.remote(&address), fingerprint.to_owned());
+        let online = looks_online(daemon, &name);
+        let task = tokio::spawn(async move {
+            let removed = match remote {
+                Ok(remote) => remote.call(&api::image::INTERNAL_DELETE, &[&fingerprint], "", &()).await,
                 Err(e) => Err(e),
-            },
-            Err(e) => Err(e),
-        };
-        if let Err(e) = removed {
-            // It does so itself when it starts again.
-            tracing::warn!("removing the files of the image {fingerprint} from {name}: {e}");
+            };
+            if let Err(e) = removed {
+                tracing::warn!("removing the files of the image {fingerprint} from {name}: {e}");
+            }
+        });
+        if online {
+            waited_for.push(task);
         }
     }
+    futures::future::join_all(waited_for).await;
 }
 
 /// Removes the files of an image from this member, if no project has it any more.
