@@ -1,3 +1,5 @@
+//! Images are unpacked without trusting them, packed again, and templates write only inside.
+
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
