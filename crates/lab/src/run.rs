@@ -103,10 +103,13 @@ pub fn namespace(flags: &[&str], setup: &str) -> Result<Child> {
     made.map(|()| child)
 }
 
-/// The process that a waiting `unshare --fork` has started.
+/// The process that a waiting `unshare --fork` or `nsenter` has started; it may be about to.
 pub fn only_child(pid: u32) -> Result<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    Ok(children.trim().parse()?)
+    until(Duration::from_secs(5), || {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        Ok(children.split_whitespace().next().map(str::parse).transpose()?)
+    })
+    .map_err(|e| format!("process {pid} has no child: {e}").into())
 }
 
 /// Asks again every few milliseconds until there is an answer; an error at the end of `patience`.
