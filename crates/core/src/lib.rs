@@ -12,3 +12,4 @@ pub mod net;
 pub mod placement;
 pub mod plan;
 pub mod roles;
+pub mod snapshot_name;

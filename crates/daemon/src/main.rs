@@ -1,16 +1,19 @@
 //! `incusd`: the daemon that runs on every member.
 
 mod args;
+mod blocking;
 mod certs;
 mod dial;
 mod edge;
 mod events;
 mod join;
+mod locks;
 mod operations;
 mod paths;
 mod services;
 mod start;
 mod state;
+mod volumes;
 
 use std::process::ExitCode;
 

@@ -92,6 +92,47 @@ pub fn network(tx: &Tx<'_>, project: &str, name: &str) -> Result<Vec<String>> {
     Ok(all)
 }
 
+/// What uses a custom volume of a project: instances (on the member that has it, if it is not everybody's) with a disk
+/// of it, of their own or by a profile, and profiles.
+pub fn volume(tx: &Tx<'_>, pool: &str, project: &str, name: &str, member: Option<i64>) -> Result<Vec<String>> {
+    let users = serde_json::Value::from(projects::users_of(tx, project, Feature::Volumes)?).to_string();
+    // A source may name a directory in the volume (`volume/directory`).
+    let disk = |keys: &str, owner: &str| {
+        format!(
+            "d.type = 2 AND EXISTS (SELECT 1 FROM {keys} k WHERE k.{owner} = d.id AND k.key = 'pool' AND k.value = :pool)
+             AND EXISTS (SELECT 1 FROM {keys} k WHERE k.{owner} = d.id AND k.key = 'source'
+                         AND (k.value = :name OR substr(k.value, 1, length(:name) + 1) = :name || '/'))"
+        )
+    };
+    let (own, by_profile) =
+        (disk("instances_devices_config", "instance_device_id"), disk("profiles_devices_config", "profile_device_id"));
+    // A device of a profile counts unless the instance, or a later profile, has one of that name.
+    let instances = format!(
+        "SELECT p.name, i.name FROM instances i JOIN projects p ON p.id = i.project_id
+         WHERE p.name IN (SELECT value FROM json_each(:users)) AND (:member IS NULL OR i.node_id = :member) AND (
+            EXISTS (SELECT 1 FROM instances_devices d WHERE d.instance_id = i.id AND {own}) OR EXISTS (
+                SELECT 1 FROM instances_profiles ip JOIN profiles_devices d ON d.profile_id = ip.profile_id
+                WHERE ip.instance_id = i.id AND {by_profile}
+                AND NOT EXISTS (SELECT 1 FROM instances_devices o WHERE o.instance_id = i.id AND o.name = d.name)
+                AND NOT EXISTS (
+                    SELECT 1 FROM instances_profiles lp JOIN profiles_devices ld ON ld.profile_id = lp.profile_id
+                    WHERE lp.instance_id = i.id AND lp.apply_order > ip.apply_order AND ld.name = d.name
+                )
+            )
+         ) ORDER BY p.name, i.name"
+    );
+    let params = named_params! {":users": users, ":pool": pool, ":name": name, ":member": member};
+    let mut all = urls(tx, "instances", &instances, params)?;
+    let profiles = format!(
+        "SELECT DISTINCT p.name, f.name FROM profiles f JOIN projects p ON p.id = f.project_id
+         JOIN profiles_devices d ON d.profile_id = f.id AND {by_profile}
+         WHERE p.name IN (SELECT value FROM json_each(:users)) ORDER BY p.name, f.name"
+    );
+    let params = named_params! {":users": users, ":pool": pool, ":name": name};
+    all.extend(urls(tx, "profiles", &profiles, params)?);
+    Ok(all)
+}
+
 /// What lies in a project.
 pub fn project(tx: &Tx<'_>, name: &str) -> Result<Vec<String>> {
     let mut all = Vec::new();
@@ -228,6 +269,36 @@ mod tests {
             ]
         );
         assert_eq!(network(&tx, "own", "br0").unwrap(), ["/1.0/instances/in-own?project=own"]);
+    }
+
+    #[test]
+    fn volumes_are_used_by_disks_that_take_effect() {
+        let c = database();
+        let tx = Tx(&c);
+        for (project, own) in [("own", "true"), ("shared", "false")] {
+            projects::create(&tx, project, "", &device(&[("features.storage.volumes", own)])).unwrap();
+        }
+        let disk = |pool: &str, source: &str| -> Devices {
+            [("d".into(), device(&[("type", "disk"), ("pool", pool), ("source", source), ("path", "/d")]))].into()
+        };
+        profiles::create(&tx, "default", "data", "", &Config::new(), &disk("data", "v")).unwrap();
+        for (project, name, devices, profiles, uses) in [
+            ("default", "direct", disk("data", "v"), vec![], true),
+            ("default", "inside", disk("data", "v/sub"), vec![], true),
+            ("default", "longer", disk("data", "v2"), vec![], false),
+            ("default", "elsewhere", disk("other", "v"), vec![], false),
+            ("default", "by-profile", Devices::new(), vec!["data"], true),
+            ("default", "replaced", disk("data", "w"), vec!["data"], false),
+            ("shared", "in-shared", disk("data", "v"), vec![], true),
+            ("own", "in-own", disk("data", "v"), vec![], false),
+        ] {
+            let profiles = profiles.into_iter().map(str::to_owned).collect();
+            instances::create(&tx, &NewInstance { devices, profiles, ..new(project, name) }).unwrap();
+            let used = volume(&tx, "data", "default", "v", None).unwrap();
+            assert_eq!(used.iter().any(|u| u.contains(&format!("/instances/{name}"))), uses, "{name}: {used:?}");
+        }
+        assert_eq!(volume(&tx, "data", "own", "v", Some(1)).unwrap(), ["/1.0/instances/in-own?project=own"]);
+        assert_eq!(volume(&tx, "data", "default", "v", Some(2)).unwrap(), ["/1.0/profiles/data"]);
     }
 
     #[test]

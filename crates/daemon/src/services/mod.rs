@@ -52,6 +52,7 @@ pub fn routes(r: &mut Router) {
     projects::routes(r);
     server::routes(r);
     warnings::routes(r);
+    crate::volumes::routes(r);
 }
 
 /// The moment that stands for "never" on the wire.

@@ -9,7 +9,7 @@ use api::cluster::{StoragePoolState, Usage};
 use api::error::Context as _;
 use api::{Error, Result};
 
-use super::{Driver, Kind, Volume, tree};
+use super::{Driver, Kind, Part, Volume, tree};
 
 /// Names of things that are being made or removed begin so.
 const UNFINISHED: &str = ".unfinished-";
@@ -63,7 +63,11 @@ impl Dir {
     }
 
     fn snapshots_of(&self, volume: &Volume) -> PathBuf {
-        self.path.join(format!("{}-snapshots", volume.kind.folder())).join(&volume.name)
+        self.snapshot_folder(volume.kind).join(&volume.name)
+    }
+
+    fn snapshot_folder(&self, kind: Kind) -> PathBuf {
+        self.path.join(format!("{}-snapshots", kind.folder()))
     }
 }
 
@@ -157,10 +161,13 @@ impl Driver for Dir {
     fn volumes(&self) -> Result<Vec<Volume>> {
         let mut all = Vec::new();
         for kind in [Kind::Container, Kind::Custom] {
-            let names = entries(&self.path.join(kind.folder()))?.into_iter().map(|(name, _)| name);
-            all.extend(names.filter(|n| !n.starts_with(UNFINISHED)).map(|name| Volume { kind, name }));
+            for folder in [self.path.join(kind.folder()), self.snapshot_folder(kind)] {
+                let names = entries(&folder)?.into_iter().map(|(name, _)| name);
+                all.extend(names.filter(|n| !n.starts_with(UNFINISHED)).map(|name| Volume { kind, name }));
+            }
         }
         all.sort();
+        all.dedup();
         Ok(all)
     }
 
@@ -179,18 +186,19 @@ impl Driver for Dir {
 
     fn rename_volume(&self, volume: &Volume, to: &Volume) -> Result<()> {
         let (from_path, to_path) = (self.path(volume), self.path(to));
-        if to_path.exists() {
-            return Err(Error::conflict(format!("{} exists already", to_path.display())));
+        match (from_path.exists(), to_path.exists()) {
+            (true, true) => return Err(Error::conflict(format!("{} exists already", to_path.display()))),
+            (false, false) => return Err(Error::not_found(format!("{} is not there", from_path.display()))),
+            _ => {}
         }
         let snapshots = self.snapshots_of(volume);
         if snapshots.exists() {
             fs::rename(&snapshots, self.snapshots_of(to)).context("Renaming the snapshots")?;
         }
-        let renamed = fs::rename(&from_path, &to_path).context(format!("Renaming {}", from_path.display()));
-        if renamed.is_err() && !snapshots.exists() {
-            let _ = fs::rename(self.snapshots_of(to), &snapshots);
+        if from_path.exists() {
+            fs::rename(&from_path, &to_path).context(format!("Renaming {}", from_path.display()))?;
         }
-        renamed
+        Ok(())
     }
 
     fn snapshots(&self, volume: &Volume) -> Result<Vec<String>> {
@@ -243,15 +251,19 @@ impl Driver for Dir {
         remove(&beside)
     }
 
-    fn send(&self, volume: &Volume, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()> {
-        let snapshots = self.snapshots(volume)?;
+    fn send(&self, volume: &Volume, part: &Part, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()> {
+        let (snapshots, path) = match part {
+            Part::Whole => (self.snapshots(volume)?, self.path(volume)),
+            Part::Alone => (Vec::new(), self.path(volume)),
+            Part::Snapshot(name) => (Vec::new(), self.snapshot_path(volume, name)),
+        };
         let names = serde_json::to_vec(&snapshots).map_err(|e| Error::internal(e.to_string()))?;
         let len = u32::try_from(names.len()).map_err(|_| Error::internal("Too many snapshots"))?;
         out.write_all(&len.to_be_bytes()).and_then(|()| out.write_all(&names)).context("Sending the volume")?;
         for snapshot in snapshots {
             tree::send(&self.snapshot_path(volume, &snapshot), out, progress)?;
         }
-        tree::send(&self.path(volume), out, progress)
+        tree::send(&path, out, progress)
     }
 
     fn receive(&self, volume: &Volume, from: &mut dyn Read, progress: tree::Progress<'_>) -> Result<()> {
@@ -269,6 +281,11 @@ impl Driver for Dir {
         if let Some(bad) = names.iter().find(|n| n.contains('/') || matches!(n.as_str(), "" | "." | "..")) {
             return Err(Error::bad_request(format!("Invalid snapshot name \"{bad}\" in the stream")));
         }
+        if self.exists(volume) {
+            return Err(Error::conflict(format!("{} exists already", self.path(volume).display())));
+        }
+        // Snapshots without their volume are what an interrupted daemon left.
+        remove(&self.snapshots_of(volume))?;
         let received = (|| {
             for name in names {
                 self.make(&self.snapshot_path(volume, &name), |path| tree::receive(path, from, progress))?;
@@ -352,14 +369,38 @@ mod tests {
         assert_eq!(read(dir.path(&w)), "one");
 
         let mut stream = Vec::new();
-        dir.send(&w, &mut stream, &mut |_| {}).unwrap();
+        dir.send(&w, &Part::Whole, &mut stream, &mut |_| {}).unwrap();
         let copy = volume("copy");
         assert!(dir.receive(&copy, &mut &stream[..stream.len() - 9], &mut |_| {}).is_err());
         assert!(!dir.exists(&copy) && dir.snapshots(&copy).unwrap().is_empty(), "nothing is half there");
         dir.receive(&copy, &mut &stream[..], &mut |_| {}).unwrap();
         assert_eq!((dir.snapshots(&copy).unwrap(), read(dir.path(&copy))), (vec!["s2".to_owned()], "one".into()));
-        dir.delete_snapshot(&w, "s2").unwrap();
-        assert!(dir.snapshots(&w).unwrap().is_empty());
+        assert_eq!(dir.receive(&copy, &mut &stream[..], &mut |_| {}).unwrap_err().kind, api::Kind::Conflict);
+        assert_eq!(dir.snapshots(&copy).unwrap(), ["s2"], "what is there stays as it is");
+
+        fs::write(dir.path(&w).join("f"), "now").unwrap();
+        let other = pool();
+        for (part, text, snapshots) in
+            [(Part::Whole, "now", 1), (Part::Alone, "now", 0), (Part::Snapshot("s2".into()), "one", 0)]
+        {
+            super::super::copy((dir, &w), &part, (&other.dir, &w), &mut |_| {}).unwrap();
+            assert_eq!((read(other.dir.path(&w)).as_str(), other.dir.snapshots(&w).unwrap().len()), (text, snapshots));
+            other.dir.delete_volume(&w).unwrap();
+        }
+        let missing = super::super::copy((dir, &volume("x")), &Part::Whole, (&other.dir, &w), &mut |_| {});
+        assert!(missing.unwrap_err().message.contains("default_x"));
+        assert!(other.dir.volumes().unwrap().is_empty());
+
+        // A rename that was interrupted between the two is completed.
+        fs::rename(dir.snapshots_of(&w), dir.snapshots_of(&v)).unwrap();
+        assert_eq!(dir.volumes().unwrap(), [copy.clone(), v.clone(), w.clone()]);
+        dir.rename_volume(&w, &v).unwrap();
+        dir.rename_volume(&w, &v).unwrap();
+        assert_eq!((dir.snapshots(&v).unwrap(), dir.exists(&w)), (vec!["s2".to_owned()], false));
+        assert_eq!(dir.rename_volume(&w, &volume("y")).unwrap_err().kind, api::Kind::NotFound);
+        assert_eq!(dir.rename_volume(&v, &copy).unwrap_err().kind, api::Kind::Conflict);
+        dir.delete_snapshot(&v, "s2").unwrap();
+        assert!(dir.snapshots(&v).unwrap().is_empty());
     }
 
     #[test]

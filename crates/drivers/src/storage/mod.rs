@@ -29,6 +29,11 @@ impl Kind {
             Kind::Custom => "custom",
         }
     }
+
+    /// The kind whose volumes lie in that folder.
+    pub fn of_folder(folder: &str) -> Option<Kind> {
+        [Kind::Container, Kind::Custom].into_iter().find(|k| k.folder() == folder)
+    }
 }
 
 /// A volume of a pool.
@@ -49,6 +54,27 @@ impl Volume {
     }
 }
 
+/// What of a volume is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The volume and its snapshots.
+    Whole,
+    /// The volume without its snapshots.
+    Alone,
+    /// A snapshot, as if it were a volume.
+    Snapshot(String),
+}
+
+/// Copies a volume to another place on this machine. It is there as a whole or not at all.
+pub fn copy(
+    (from, volume): (&dyn Driver, &Volume),
+    part: &Part,
+    (to, copy): (&dyn Driver, &Volume),
+    progress: tree::Progress<'_>,
+) -> Result<()> {
+    tree::piped(|out| from.send(volume, part, out, &mut |_| {}), |input| to.receive(copy, input, progress))
+}
+
 /// What a pool's backend must do. Everything blocks.
 pub trait Driver: Send + Sync {
     /// Makes the pool; its source must be empty or missing.
@@ -65,13 +91,13 @@ pub trait Driver: Send + Sync {
     fn path(&self, volume: &Volume) -> PathBuf;
     /// True if the volume is there.
     fn exists(&self, volume: &Volume) -> bool;
-    /// All volumes.
+    /// All volumes, those of which only snapshots are left among them.
     fn volumes(&self) -> Result<Vec<Volume>>;
     /// Makes a volume; `fill` puts into the directory that it is given what is to be in it.
     fn create_volume(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>;
     /// Removes a volume with its snapshots; one that is not there is fine.
     fn delete_volume(&self, volume: &Volume) -> Result<()>;
-    /// Renames a volume with its snapshots.
+    /// Renames a volume with its snapshots. What was interrupted is completed by doing it again.
     fn rename_volume(&self, volume: &Volume, to: &Volume) -> Result<()>;
     /// Snapshots of a volume, oldest first.
     fn snapshots(&self, volume: &Volume) -> Result<Vec<String>>;
@@ -85,8 +111,8 @@ pub trait Driver: Send + Sync {
     fn rename_snapshot(&self, volume: &Volume, from: &str, to: &str) -> Result<()>;
     /// Puts a volume back into the state of a snapshot.
     fn restore(&self, volume: &Volume, snapshot: &str) -> Result<()>;
-    /// Writes a volume and its snapshots as a stream.
-    fn send(&self, volume: &Volume, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()>;
-    /// Makes a volume and its snapshots from a stream.
+    /// Writes a volume as a stream.
+    fn send(&self, volume: &Volume, part: &Part, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()>;
+    /// Makes a volume and its snapshots from a stream: all of it, or nothing.
     fn receive(&self, volume: &Volume, from: &mut dyn Read, progress: tree::Progress<'_>) -> Result<()>;
 }

@@ -288,13 +288,21 @@ impl Write for Sparse<'_> {
 
 /// Copies a tree on this machine; `to` must not exist yet.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    piped(|out| send(from, out, &mut |_| {}), |input| receive(to, input, &mut |_| {}))
+}
+
+/// Runs a sender and a receiver side by side, with a pipe between them.
+pub fn piped(
+    send: impl FnOnce(&mut dyn Write) -> Result<()> + Send,
+    receive: impl FnOnce(&mut dyn Read) -> Result<()>,
+) -> Result<()> {
     let (mut reader, mut writer) = io::pipe().context("Making a pipe")?;
     std::thread::scope(|scope| {
         let sent = scope.spawn(move || {
             let mut buffered = io::BufWriter::with_capacity(256 << 10, &mut writer);
-            send(from, &mut buffered, &mut |_| {})
+            send(&mut buffered).and_then(|()| buffered.flush().context("Writing to a pipe"))
         });
-        let received = receive(to, &mut io::BufReader::with_capacity(256 << 10, &mut reader), &mut |_| {});
+        let received = receive(&mut io::BufReader::with_capacity(256 << 10, &mut reader));
         // A sender that waits for a reader that has given up must not wait for ever.
         drop(reader);
         let sent = sent.join().unwrap_or_else(|_| Err(Error::internal("The copy crashed")));

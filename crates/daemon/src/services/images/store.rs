@@ -3,11 +3,10 @@
 //! An image is here when its first file is: the second one is put into place before it and removed after it. What
 //! comes in is written under another name and renamed when it is whole and its fingerprint is right.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use api::endpoint::fill;
 use api::error::Context as _;
@@ -47,19 +46,7 @@ fn local(daemon: &Daemon, fingerprint: &str) -> Option<Files> {
 
 /// Makes sure that nobody else changes the files of the image meanwhile.
 pub(super) async fn lock(daemon: &Daemon, fingerprint: &str) -> tokio::sync::OwnedMutexGuard<()> {
-    type Locks = Mutex<HashMap<PathBuf, Weak<tokio::sync::Mutex<()>>>>;
-    static LOCKS: std::sync::LazyLock<Locks> = std::sync::LazyLock::new(Locks::default);
-    let one = {
-        let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        let entry = locks.entry(paths(daemon, fingerprint).0).or_default();
-        entry.upgrade().unwrap_or_else(|| {
-            let fresh = Arc::default();
-            *entry = Arc::downgrade(&fresh);
-            fresh
-        })
-    };
-    one.lock_owned().await
+    crate::locks::hold(paths(daemon, fingerprint).0).await
 }
 
 /// A file that goes when nobody has it any more.
