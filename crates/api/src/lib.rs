@@ -20,6 +20,7 @@ pub mod internal;
 pub mod key;
 pub mod keys;
 pub mod name;
+pub mod network;
 pub mod operation;
 pub mod profile;
 pub mod project;
@@ -42,6 +43,7 @@ pub fn endpoints() -> impl Iterator<Item = &'static Info> {
         profile::ENDPOINTS,
         image::ENDPOINTS,
         storage::ENDPOINTS,
+        network::ENDPOINTS,
         warning::ENDPOINTS,
     ]
     .into_iter()

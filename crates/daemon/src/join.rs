@@ -314,6 +314,7 @@ async fn leave_again(daemon: &Arc<Daemon>, door: &Remote, joiner: &Joiner) {
         tracing::info!("the cluster was told that the join failed: {}", aborted.is_ok());
     }
     let back = async {
+        let _no_networks = crate::services::networks::forget_all(daemon).await;
         if let Err(e) = crate::services::pools::forget_all(daemon).await {
             tracing::debug!("no storage pools of the cluster to remove: {e}");
         }
@@ -485,6 +486,7 @@ pub async fn forget(daemon: &Arc<Daemon>, member: &db::members::Member) -> Resul
 
 /// This member was removed: it becomes a server of its own again, with nothing on it.
 pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
+    let _no_networks = crate::services::networks::forget_all(daemon).await;
     if let Err(e) = crate::services::pools::forget_all(daemon).await {
         tracing::warn!("removing the storage pools of the cluster: {e}");
     }

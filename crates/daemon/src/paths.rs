@@ -37,6 +37,8 @@ paths! {
     images = "images";
     /// The replicated database of the time before a join that has not ended yet.
     global_before = "database/global.before-join";
+    /// Which networks this member has made, and how.
+    networks_made = "database/networks.json";
     /// Tells that a join has not ended yet.
     joining = "database/joining";
 }

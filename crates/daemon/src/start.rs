@@ -81,9 +81,11 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
         tracing::warn!("no majority of the database's voters can be reached: serving what needs none");
     }
     services::pools::start(daemon).await?;
+    services::networks::start(daemon).await?;
     daemon.ready.send_replace(true);
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
+    tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::events::follow_members(daemon.clone()));
     Ok(())
@@ -123,6 +125,7 @@ async fn follow(daemon: Arc<Daemon>) {
         if let Err(e) = services::pools::sync(&daemon).await {
             tracing::warn!("bringing the storage pools in line with the database: {e}");
         }
+        daemon.places.look();
         if let Err(e) = keep_for_start(&daemon) {
             tracing::warn!("keeping the members' addresses for the next start: {e}");
         }

@@ -78,6 +78,10 @@ pub struct Daemon {
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
     /// True once this member has caught up with the others; requests wait for that.
     pub ready: tokio::sync::watch::Sender<bool>,
+    /// The networks of this member.
+    pub networks: Arc<drivers::network::Networks>,
+    /// What it has made of them.
+    pub places: crate::services::networks::Places,
     /// Tells that another database was taken into use.
     pub db_replaced: Notify,
     db: RwLock<Db>,
@@ -102,6 +106,8 @@ impl Daemon {
         parts: Parts,
     ) -> Result<Arc<Daemon>> {
         let hub = Arc::new(Hub::new());
+        let networks = Arc::new(drivers::network::Networks::new(paths.root(), &own.fingerprint()?));
+        let places = crate::services::networks::Places::open(networks.clone(), &paths);
         Ok(Arc::new(Daemon {
             paths,
             local,
@@ -111,6 +117,8 @@ impl Daemon {
             stop: Notify::new(),
             listeners: Mutex::default(),
             ready: tokio::sync::watch::Sender::new(false),
+            networks,
+            places,
             db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
             health: RwLock::new(parts.health),

@@ -37,7 +37,9 @@ async fn questions(daemon: &Daemon) -> Result<Vec<MemberConfigKey>> {
         value: String::new(),
         description: format!("\"source\" property for storage pool \"{}\"", pool.name),
     };
-    Ok(pools.iter().map(question).collect())
+    let mut all: Vec<MemberConfigKey> = pools.iter().map(question).collect();
+    all.extend(super::networks::questions(daemon).await?);
+    Ok(all)
 }
 
 async fn put(cx: Cx, put: ClusterPut) -> Result<Arc<Operation>> {
@@ -65,5 +67,6 @@ async fn put(cx: Cx, put: ClusterPut) -> Result<Arc<Operation>> {
 
 /// Makes the pools and networks of the cluster on this new member.
 pub async fn create_local(daemon: &Arc<Daemon>, own: &Member, answers: &[MemberConfigKey]) -> Result<()> {
-    super::pools::define_on_joiner(daemon, own, answers).await
+    super::pools::define_on_joiner(daemon, own, answers).await?;
+    super::networks::define_on_joiner(daemon, own, answers).await
 }

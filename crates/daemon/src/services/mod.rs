@@ -22,7 +22,9 @@ pub mod groups;
 pub mod images;
 pub mod internal;
 pub mod members;
+pub mod networks;
 pub mod operations;
+pub mod placed;
 pub mod pools;
 pub mod profiles;
 pub mod projects;
@@ -46,6 +48,7 @@ pub fn routes(r: &mut Router) {
     images::routes(r);
     internal::routes(r);
     members::routes(r);
+    networks::routes(r);
     operations::routes(r);
     pools::routes(r);
     profiles::routes(r);

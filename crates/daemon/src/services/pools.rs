@@ -5,7 +5,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api::cluster::{MemberConfigKey, StoragePoolState};
 use api::key::Config;
@@ -18,11 +17,10 @@ use drivers::storage::Driver;
 use drivers::storage::dir::Dir;
 use serde_json::Value;
 
+use super::placed::{status, wait_for_others, whose};
 use crate::edge::{Cx, Router};
 use crate::state::Daemon;
 
-/// How long a new pool is waited for on the other members that are there.
-const OTHERS: Duration = Duration::from_secs(10);
 /// The keys that each member has of its own.
 const MEMBERS_OWN: &[&str] = &["source"];
 
@@ -34,14 +32,6 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::storage::PATCH, patch);
     r.sync(&api::storage::DELETE, delete);
     r.sync(&api::storage::RESOURCES, resources);
-}
-
-fn status(state: Progress) -> &'static str {
-    match state {
-        Progress::Created => "Created",
-        Progress::Pending => "Pending",
-        Progress::Errored => "Errored",
-    }
 }
 
 fn shown(tx: &Tx<'_>, pool: Pool, member: Option<i64>, clustered: bool) -> Result<StoragePool> {
@@ -57,18 +47,6 @@ fn shown(tx: &Tx<'_>, pool: Pool, member: Option<i64>, clustered: bool) -> Resul
         name: pool.name,
         driver: pool.driver,
     })
-}
-
-/// The member whose own configuration is asked for: the target, or the only one there is.
-async fn whose(cx: &Cx) -> Result<Option<i64>> {
-    match cx.param("target") {
-        "" if cx.daemon.clustered() => Ok(None),
-        "" => Ok(Some(cx.daemon.member_id())),
-        name => {
-            let name = name.to_owned();
-            cx.daemon.view(move |tx| db::members::id(tx, &name)).await.map(Some)
-        }
-    }
 }
 
 async fn list(cx: Cx, (): ()) -> Result<Vec<StoragePool>> {
@@ -152,27 +130,12 @@ async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
         daemon.write(move |tx| db::pools::delete(tx, db::pools::id(tx, &gone)?)).await?;
         return Err(e);
     }
-    wait_for_others(daemon, &name).await;
+    let wanted = name.clone();
+    wait_for_others(daemon, move |tx| Ok(db::pools::get(tx, &wanted)?.members)).await;
     let url = format!("/1.0/storage-pools/{name}");
     daemon.tell("storage-pool-created", url.clone(), &cx.caller);
     cx.created(url);
     Ok(())
-}
-
-/// Waits until the members that are there have made their place, so that the pool can be used everywhere.
-async fn wait_for_others(daemon: &Arc<Daemon>, name: &str) {
-    let started = std::time::Instant::now();
-    while started.elapsed() < OTHERS {
-        let name = name.to_owned();
-        let Ok(pool) = daemon.db().peek(move |tx| db::pools::get(tx, &name)).await else { return };
-        let snapshot = daemon.snapshot();
-        let there =
-            |id: i64| snapshot.members.iter().any(|m| m.id == id && daemon.must_be_online(m, &snapshot).is_ok());
-        if !pool.members.iter().any(|p| p.state == Progress::Pending && there(p.member_id)) {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Makes this member's place of a pool, if that has not been done yet.

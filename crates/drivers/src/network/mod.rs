@@ -26,11 +26,12 @@ use incus_core::net::{
     dnsmasq::{Host, Lease},
 };
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use state::host_networks;
 
 /// A managed network as this member is to have it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
     /// Its name; for a bridge also that of the link.
     pub name: String,

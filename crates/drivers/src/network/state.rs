@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub use api::network::{NetworkState, StateAddress, StateBridge, StateCounters, StateVlan};
 use api::{Error, Result};
 use host::{
     net::{Address, Link, Net},
@@ -16,66 +17,6 @@ pub struct HostNetwork {
     pub name: String,
     /// `bridge`, `bond`, `vlan`, `physical`, `loopback` or `unknown`.
     pub kind: &'static str,
-}
-
-/// State of a network (`GET /1.0/networks/{name}/state`).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct NetworkState {
-    pub addresses: Vec<StateAddress>,
-    pub counters: StateCounters,
-    pub hwaddr: String,
-    pub mtu: i64,
-    pub state: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Never set: there is nothing to be told about bonds yet.
-    pub bond: Option<serde_json::Value>,
-    pub bridge: Option<StateBridge>,
-    pub vlan: Option<StateVlan>,
-    /// Never set: there are no such networks.
-    pub ovn: Option<serde_json::Value>,
-}
-
-/// An address of a link.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct StateAddress {
-    pub family: String,
-    pub address: String,
-    pub netmask: String,
-    pub scope: String,
-}
-
-/// Traffic of a network.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct StateCounters {
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
-    pub packets_received: u64,
-    pub packets_sent: u64,
-}
-
-/// What is particular to a bridge.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct StateBridge {
-    pub id: String,
-    pub stp: bool,
-    pub forward_delay: u64,
-    pub vlan_default: u64,
-    pub vlan_filtering: bool,
-    /// The ports.
-    pub upper_devices: Vec<String>,
-}
-
-/// What is particular to a VLAN.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct StateVlan {
-    pub lower_device: String,
-    pub vid: u64,
 }
 
 /// A link inside an instance (`network` of `GET /1.0/instances/{name}/state`).
