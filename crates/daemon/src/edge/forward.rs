@@ -19,14 +19,20 @@ const USERNAME: HeaderName = HeaderName::from_static("x-incus-forwarded-username
 const PROTOCOL: HeaderName = HeaderName::from_static("x-incus-forwarded-protocol");
 const ADDRESS: HeaderName = HeaderName::from_static("x-incus-forwarded-address");
 const PROJECTS: HeaderName = HeaderName::from_static("x-incus-forwarded-projects");
+const TRUST: HeaderName = HeaderName::from_static("x-incus-forwarded-trust");
 
 /// The one who asked in the first place. Only another member is believed about that.
 pub fn original_caller(caller: Caller, headers: &HeaderMap) -> Caller {
     let header = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let (true, Some(name)) = (caller.protocol == "cluster", header(&USERNAME)) else { return caller };
-    let trust = match header(&PROJECTS) {
-        Some(projects) => Trust::Restricted(projects.split(',').map(str::to_owned).collect()),
-        None => caller.trust,
+    let trust = match (header(&TRUST), header(&PROJECTS)) {
+        (_, Some(projects)) => Trust::Restricted(projects.split(',').map(str::to_owned).collect()),
+        (Some("full"), None) => Trust::Full,
+        (Some("metrics"), None) => Trust::Metrics,
+        (Some("member"), None) => caller.trust,
+        // Somebody without a name is nobody.
+        (None, None) if !name.is_empty() => caller.trust,
+        _ => Trust::None,
     };
     let protocol = match header(&PROTOCOL) {
         Some("unix") => "unix",
@@ -73,6 +79,14 @@ pub async fn send(cx: &Cx, address: &str, mut request: Request<Incoming>) -> Res
         {
             headers.insert(name, HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("")));
         }
+        let trust = match &cx.caller.trust {
+            Trust::None => "none",
+            Trust::Metrics => "metrics",
+            Trust::Restricted(_) => "restricted",
+            Trust::Full => "full",
+            Trust::Member => "member",
+        };
+        headers.insert(TRUST, HeaderValue::from_static(trust));
         headers.remove(PROJECTS);
         if let Trust::Restricted(projects) = &cx.caller.trust {
             let projects = projects.iter().cloned().collect::<Vec<_>>().join(",");
@@ -97,4 +111,41 @@ pub async fn send(cx: &Cx, address: &str, mut request: Request<Incoming>) -> Res
         parts.headers.remove(CONNECTION);
     }
     Ok(Response::from_parts(parts, body.map_err(std::io::Error::other).boxed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_worth_as_much_on_the_member_that_answers_as_on_the_one_that_was_asked() {
+        let caller = |protocol| Caller {
+            trust: Trust::Member,
+            name: "fingerprint".into(),
+            protocol,
+            address: String::new(),
+            certificate: None,
+        };
+        for (headers, want) in [
+            (&[][..], Trust::Member),
+            (&[(USERNAME, ""), (TRUST, "none")], Trust::None),
+            (&[(USERNAME, "")], Trust::None),
+            (&[(USERNAME, "a"), (TRUST, "metrics")], Trust::Metrics),
+            (&[(USERNAME, "a"), (TRUST, "full")], Trust::Full),
+            (&[(USERNAME, "a"), (TRUST, "restricted"), (PROJECTS, "p,q")], {
+                Trust::Restricted(["p".to_owned(), "q".to_owned()].into())
+            }),
+            (&[(USERNAME, "a"), (TRUST, "restricted")], Trust::None),
+            (&[(USERNAME, "root"), (TRUST, "member")], Trust::Member),
+        ] {
+            let map = headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect();
+            assert_eq!(original_caller(caller("cluster"), &map).trust, want, "{headers:?}");
+        }
+        let lie: HeaderMap = [(USERNAME, "root"), (TRUST, "member")]
+            .map(|(n, v)| (n, HeaderValue::from_static(v)))
+            .into_iter()
+            .collect();
+        let client = Caller { trust: Trust::None, ..caller("tls") };
+        assert_eq!(original_caller(client.clone(), &lie), client, "only members are believed");
+    }
 }

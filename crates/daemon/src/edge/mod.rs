@@ -4,6 +4,8 @@
 //! permission, [`forward`] sends a request on to the member that it concerns, [`request`] is what a handler gets.
 
 pub mod auth;
+#[cfg(test)]
+mod auth_matrix;
 pub mod forward;
 pub mod listen;
 pub mod reply;
