@@ -2,3 +2,10 @@
 
 pub mod member;
 pub mod server;
+
+use crate::key::Family;
+
+/// Every family, under the name that the reference of Incus has for it (`devices/disk` for a group of one).
+pub fn families() -> Vec<(&'static str, Family)> {
+    vec![("server", server::SERVER), ("cluster", member::MEMBER)]
+}
