@@ -84,15 +84,19 @@ impl Cluster {
 
     /// Makes machine 1 the first member, with a pool `local` (dir) and a root disk on it in the default profile.
     pub fn bootstrap(&self) -> Result<()> {
+        self.incus_in(1, &["admin", "init", "--preseed"], &self.bootstrap_preseed())?.ok().map(drop)
+    }
+
+    /// What [`Cluster::bootstrap`] wants the first member to be.
+    pub fn bootstrap_preseed(&self) -> String {
         let first = &self.lab.machines[0];
-        let preseed = format!(
+        format!(
             "config:\n  core.https_address: {address}:8443\ncluster:\n  enabled: true\n  server_name: {name}\n\
              storage_pools:\n- name: local\n  driver: dir\n\
              profiles:\n- name: default\n  devices:\n    root:\n      path: /\n      pool: local\n      type: disk\n",
             address = first.address(),
             name = first.name,
-        );
-        self.incus_in(1, &["admin", "init", "--preseed"], &preseed)?.ok().map(drop)
+        )
     }
 
     /// Joins machine `number` with a token from machine 1.

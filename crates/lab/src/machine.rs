@@ -120,13 +120,18 @@ impl Machine {
         run::run(self.command(program).args(args), stdin.as_bytes())
     }
 
-    /// Starts the daemon and waits until it is ready to serve.
+    /// Starts the daemon so that it says all it does.
     pub fn start_daemon(&mut self, incusd: &Path, env: &[(&str, &str)]) -> Result<()> {
+        self.start_daemon_with(incusd, &["--debug"], env)
+    }
+
+    /// Starts the daemon with these arguments.
+    pub fn start_daemon_with(&mut self, incusd: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
         std::fs::create_dir_all(self.incus_dir())?;
         std::fs::create_dir_all(self.dir.join("home"))?;
         let log = File::options().create(true).append(true).open(self.dir.join("incusd.log"))?;
         let mut command = self.command(incusd);
-        command.arg("--debug").envs(env.iter().copied());
+        command.args(args).envs(env.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.daemon = Some(child);
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::documents;
 use crate::sh::{Result, cargo, say, workspace};
 
 /// Which of our crates each crate may import (dependencies of tests aside): downward only.
@@ -18,14 +19,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("daemon", &["api", "core", "host", "db", "drivers", "cluster", "client"]),
     ("cli", &["api", "client"]),
     ("lab", &[]),
-    ("xtask", &["lab"]),
+    ("xtask", &["api", "client", "lab"]),
 ];
 
-/// Format, lints, import direction, the first line of each file.
+/// Format, lints, import direction, the first line of each file, the reference documents.
 pub fn check() -> Result<()> {
     let mut wrong = imports()?;
     wrong.extend(openings()?);
     wrong.extend(unsafe_code()?);
+    wrong.extend(documents::stale());
     if !wrong.is_empty() {
         return Err(wrong.join("\n       ").into());
     }
@@ -37,7 +39,8 @@ pub fn check() -> Result<()> {
 /// Mends what can be mended by itself.
 pub fn fix() -> Result<()> {
     cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])?;
-    cargo(&["fmt", "--all"])
+    cargo(&["fmt", "--all"])?;
+    documents::write()
 }
 
 fn crates() -> Result<BTreeMap<String, PathBuf>> {

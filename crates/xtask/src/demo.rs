@@ -9,7 +9,7 @@ use lab::cluster::Programs;
 use lab::{Cluster, Lab};
 
 use crate::packages;
-use crate::sh::{Result, cargo, say, workspace};
+use crate::sh::{Result, cargo, say, target};
 
 /// Where the demo lives, and what it needs to find its processes again.
 fn home() -> PathBuf {
@@ -26,8 +26,7 @@ pub fn up() -> Result<()> {
     cargo(&["build", "--workspace"])?;
     say("three machines, in namespaces of their own, plugged into one switch");
     let lab = Lab::new("demo", &home(), 3)?;
-    let bin = workspace().join("target/debug");
-    let bin = std::env::var_os("CARGO_TARGET_DIR").map_or(bin, |t| PathBuf::from(t).join("debug"));
+    let bin = target().join("debug");
     let programs = Programs { incusd: bin.join("incusd"), incus: bin.join("incus") };
     let started = Instant::now();
     let mut demo = Demo { cluster: Cluster::daemons(lab, programs)? };

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod demo;
+mod documents;
 mod packages;
 mod sh;
 mod test;
@@ -35,7 +36,13 @@ enum Xtask {
         /// Write rows of name, unit, ours, peer, ratio here.
         #[arg(long, value_name = "FILE")]
         json: Option<std::path::PathBuf>,
+        /// Fewer rounds, and not what takes long: under three minutes.
+        #[arg(long)]
+        quick: bool,
     },
+    /// The client of the benchmark.
+    #[command(hide = true)]
+    Load(bench::Load),
     /// Install the Debian packages that building and testing need.
     Setup,
 }
@@ -47,7 +54,8 @@ fn main() -> ExitCode {
         Xtask::Test { filter } => test::all(filter.as_deref()),
         Xtask::Check => check::check(),
         Xtask::Fix => check::fix(),
-        Xtask::Bench { json } => bench::run(json.as_deref()),
+        Xtask::Bench { json, quick } => bench::run(json.as_deref(), quick),
+        Xtask::Load(load) => bench::load(&load),
         Xtask::Setup => packages::install(),
     };
     match done {

@@ -46,7 +46,7 @@ pub fn install() -> Result<()> {
         show("apt-get", &[&flags[..], missing.as_slice()].concat())?;
     }
     if !missing_backports.is_empty() {
-        let release = format!("{}-backports", codename()?);
+        let release = backports()?;
         show("apt-get", &[&flags[..], &["-t", release.as_str()], missing_backports.as_slice()].concat())?;
     }
     Ok(())
@@ -60,9 +60,20 @@ fn missing<'a>(wanted: &[&'a str]) -> Vec<&'a str> {
     wanted.iter().filter(|name| !installed(name)).copied().collect()
 }
 
+/// Backports, known to apt with their newest list of packages.
+pub fn know_backports() -> Result<()> {
+    add_backports()?;
+    show("apt-get", &["update", "-qq"])
+}
+
+/// The name of the release that backports are.
+pub fn backports() -> Result<String> {
+    Ok(format!("{}-backports", codename()?))
+}
+
 /// Makes backports known to apt, from the same address as the machine's own packages.
 fn add_backports() -> Result<()> {
-    let release = format!("{}-backports", codename()?);
+    let release = backports()?;
     if known(&release)? {
         return Ok(());
     }

@@ -11,6 +11,11 @@ pub fn workspace() -> PathBuf {
     here.ancestors().nth(2).map_or(here.clone(), PathBuf::from)
 }
 
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
 /// Says what is being done.
 pub fn say(what: &str) {
     println!("\x1b[1m==> {what}\x1b[0m");
