@@ -84,7 +84,7 @@ pub struct Spec {
     pub links: Vec<Link>,
     /// The machine's hierarchies.
     pub cgroups: Cgroups,
-    /// Name of its cgroup, unique on the machine.
+    /// Name of its cgroup, unique on the machine; the driver gives it one.
     pub cgroup: String,
     /// Bytes of memory.
     pub memory: Option<u64>,
@@ -94,16 +94,59 @@ pub struct Spec {
     pub processes: Option<u64>,
     /// May it hold containers itself?
     pub nesting: bool,
-    /// Where its console is logged.
+    /// Where its console is logged; the driver decides.
     pub console_log: String,
     /// Lines added as they are: `raw.lxc`.
     pub raw: String,
 }
 
+/// What the driver of containers adds: paths on the host.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    /// Where liblxc logs.
+    pub log: String,
+    /// An empty directory on which the root file system is put together.
+    pub rootfs_mount: String,
+    /// The cgroup that a monitor waits in while it removes its own.
+    pub pivot: String,
+    /// Is told the process id of the monitor.
+    pub monitor: String,
+    /// Is told how it ended: `stop` or `reboot`.
+    pub ended: String,
+    /// Is AppArmor in force? The profiles that liblxc would look for are not ours.
+    pub apparmor: bool,
+}
+
+impl Runtime {
+    /// Lines that liblxc reads before those of the container.
+    fn render(&self, out: &mut String) {
+        let mut line = |key: &str, value: &str| {
+            let _ = writeln!(out, "{key} = {value}");
+        };
+        line("lxc.log.file", &self.log);
+        line("lxc.log.level", "warn");
+        line("lxc.rootfs.mount", &self.rootfs_mount);
+        line("lxc.cgroup.dir.monitor.pivot", &self.pivot);
+        if self.apparmor {
+            line("lxc.apparmor.profile", "unconfined");
+        }
+        // Both run in a shell that is a child of the monitor; liblxc adds words, which the last character takes.
+        line("lxc.hook.pre-start", &format!("echo $PPID > {} #", quote(&self.monitor)));
+        // A failing hook makes it stop for good: with its own reboot it would come up without its network links.
+        let ended = quote(&self.ended);
+        line("lxc.hook.post-stop", &format!("echo \"$LXC_TARGET\" > {ended}; [ \"$LXC_TARGET\" != reboot ] #"));
+    }
+}
+
+fn quote(path: &str) -> String {
+    format!("'{}'", path.replace('\'', "'\\''"))
+}
+
 impl Spec {
     /// The text of the configuration.
-    pub fn render(&self) -> String {
+    pub fn render(&self, runtime: &Runtime) -> String {
         let mut out = String::new();
+        runtime.render(&mut out);
         let mut line = |key: &str, value: &str| {
             let _ = writeln!(out, "{key} = {value}");
         };
@@ -128,6 +171,14 @@ impl Spec {
             line("lxc.rootfs.options", "idmap=container");
             for (kind, range) in [("u", &idmap.uids), ("g", &idmap.gids)] {
                 line("lxc.idmap", &format!("{kind} {} {} {}", range.inside, range.outside, range.size));
+            }
+        } else {
+            // Its root is that of the host: it must not change what is not its own.
+            line("lxc.cap.drop", "mac_admin mac_override sys_module sys_rawio sys_time");
+            let prefix = self.cgroups.prefix();
+            line(&format!("{prefix}.devices.deny"), "a");
+            for device in DEVICES {
+                line(&format!("{prefix}.devices.allow"), device);
             }
         }
         for (key, value) in &self.environment {
@@ -178,6 +229,23 @@ impl Spec {
     }
 }
 
+/// What a privileged container may use: null, zero, full, tty, console, ptmx, random, urandom, pts, fuse, tun.
+const DEVICES: &[&str] = &[
+    "b *:* m",
+    "c *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 10:200 rwm",
+    "c 10:229 rwm",
+    "c 136:* rwm",
+];
+
 impl Cgroups {
     const fn prefix(self) -> &'static str {
         match self {
@@ -212,9 +280,21 @@ mod tests {
         }
     }
 
+    fn runtime() -> Runtime {
+        let text = str::to_owned;
+        Runtime {
+            log: text("/logs/lxc.log"),
+            rootfs_mount: text("/lxc"),
+            pivot: text("incus-1"),
+            monitor: text("/logs/it's/monitor"),
+            ended: text("/logs/ended"),
+            apparmor: false,
+        }
+    }
+
     #[test]
     fn all_of_a_spec_reaches_the_configuration() {
-        let text = spec().render();
+        let text = spec().render(&runtime());
         for line in [
             "lxc.rootfs.path = dir:/pool/c1/rootfs",
             "lxc.rootfs.options = idmap=container",
@@ -228,11 +308,13 @@ mod tests {
             "lxc.cgroup.cpuset.cpus = 0-1",
             "lxc.cgroup.pids.max = 5",
             "lxc.x = y",
+            "lxc.hook.pre-start = echo $PPID > '/logs/it'\\''s/monitor' #",
+            "lxc.log.file = /logs/lxc.log",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
-        let other =
-            Spec { idmap: None, cgroups: Cgroups::V2, links: Vec::new(), raw: String::new(), ..spec() }.render();
+        let other = Spec { idmap: None, cgroups: Cgroups::V2, links: Vec::new(), raw: String::new(), ..spec() }
+            .render(&runtime());
         assert!(!other.contains("idmap") && other.contains("lxc.net.0.type = empty"), "{other}");
         assert!(other.contains("lxc.cgroup2.memory.max = 1024"), "{other}");
     }

@@ -39,4 +39,22 @@ pub enum Command {
         /// The file to write
         file: std::path::PathBuf,
     },
+    /// Start a container (asked by the daemon over standard input)
+    #[command(hide = true)]
+    Forkstart {
+        /// Which one
+        id: String,
+    },
+    /// Run a program in a container (asked by the daemon over standard input)
+    #[command(hide = true)]
+    Forkexec {
+        /// Which one
+        id: String,
+    },
+    /// Mount into a container (asked by the daemon over standard input)
+    #[command(hide = true)]
+    Forkmount {
+        /// Which one
+        id: String,
+    },
 }

@@ -6,6 +6,7 @@ mod certs;
 mod dial;
 mod edge;
 mod events;
+mod fork;
 mod join;
 mod locks;
 mod operations;
@@ -30,6 +31,9 @@ fn main() -> ExitCode {
     if let Some(Command::Version) = args.command {
         println!("{}", services::server::VERSION);
         return ExitCode::SUCCESS;
+    }
+    if let Some(done) = args.command.as_ref().and_then(fork::helper) {
+        return exit(done);
     }
     if let Some(Command::Forkimage { kind, file }) = &args.command {
         return exit(match kind.as_str() {

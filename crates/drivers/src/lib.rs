@@ -4,5 +4,6 @@
 
 pub mod device;
 pub mod image;
+pub mod instance;
 pub mod network;
 pub mod storage;

@@ -3,7 +3,11 @@
 //! Architecture invariant: knows no instances and no clusters. The only crate with `unsafe`; each block says why.
 #![allow(unsafe_code)]
 
+pub mod cgroup;
+pub mod channel;
 pub mod lxc;
+pub mod mounts;
 pub mod net;
 pub mod netns;
 pub mod nft;
+pub mod process;

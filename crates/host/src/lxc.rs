@@ -3,14 +3,20 @@
 //! Only what does not fork may be called in the daemon: it goes over the container's command socket. Starting and
 //! attaching fork, and belong into a process with one thread (`incusd fork…`).
 
-use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_ulong, c_void};
+mod attach;
+mod terminal;
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
 use libloading::{Library, Symbol};
+
+pub use attach::{Attach, Attached, Refused};
+pub use terminal::terminal;
 
 /// The name that every distribution gives the library of the 4.x to 6.x series.
 const SONAME: &str = "liblxc.so.1";
@@ -68,7 +74,7 @@ struct Raw {
     clone: Unused,
     console_getfd: Option<unsafe extern "C" fn(C, *mut c_int, *mut c_int) -> c_int>,
     console: Unused,
-    attach: Option<unsafe extern "C" fn(C, AttachRun, *mut c_void, *mut AttachOptions, *mut libc::pid_t) -> c_int>,
+    attach: Option<unsafe extern "C" fn(C, AttachRun, *mut c_void, *mut attach::Options, *mut libc::pid_t) -> c_int>,
     attach_run_wait: Unused,
     attach_run_waitl: Unused,
     snapshot: Unused,
@@ -96,32 +102,6 @@ struct Raw {
 }
 
 type AttachRun = unsafe extern "C" fn(*mut c_void) -> c_int;
-
-#[repr(C)]
-struct AttachOptions {
-    attach_flags: c_int,
-    namespaces: c_int,
-    personality: c_long,
-    initial_cwd: *const c_char,
-    uid: libc::uid_t,
-    gid: libc::gid_t,
-    env_policy: c_int,
-    extra_env_vars: *const *const c_char,
-    extra_keep_env: *const *const c_char,
-    stdin_fd: c_int,
-    stdout_fd: c_int,
-    stderr_fd: c_int,
-    log_fd: c_int,
-    lsm_label: *mut c_char,
-    groups_size: usize,
-    groups_list: *mut libc::gid_t,
-}
-
-#[repr(C)]
-struct AttachCommand {
-    program: *const c_char,
-    argv: *const *const c_char,
-}
 
 #[repr(C)]
 struct ConsoleLog {
@@ -169,6 +149,7 @@ fn path(p: &Path) -> io::Result<CString> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte in the path"))
 }
 
+/// A function of the container's table; an error if this liblxc has none of that name.
 macro_rules! method {
     ($self:ident, $name:ident) => {{
         // SAFETY: `raw` is a live container of liblxc's until it is dropped.
@@ -176,6 +157,8 @@ macro_rules! method {
             .ok_or_else(|| io::Error::other(concat!("liblxc has no function ", stringify!($name))))?
     }};
 }
+
+use method;
 
 impl Container {
     /// The container `name` whose command socket is named for `lxcpath` (absolute, and always the same).
@@ -313,6 +296,19 @@ impl Container {
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
+    /// Its console: the terminal, and what keeps it ours for as long as it is open.
+    pub fn console(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        let console_getfd = method!(self, console_getfd);
+        let (mut number, mut terminal): (c_int, c_int) = (0, -1);
+        // SAFETY: a live container; both pointers outlive the call.
+        let hold = unsafe { console_getfd(self.raw, &raw mut number, &raw mut terminal) };
+        if hold < 0 || terminal < 0 {
+            return Err(self.error("its console can't be had"));
+        }
+        // SAFETY: liblxc hands both descriptors over.
+        Ok(unsafe { (OwnedFd::from_raw_fd(terminal), OwnedFd::from_raw_fd(hold)) })
+    }
+
     /// Starts it; its monitor goes on when this process ends. Forks: only in a process with one thread.
     pub fn start(&self) -> io::Result<()> {
         let (want, close, start) =
@@ -320,44 +316,6 @@ impl Container {
         // SAFETY: a live container; liblxc takes a NULL argv as none.
         let started = unsafe { want(self.raw, true) && close(self.raw, true) && start(self.raw, 0, null()) };
         if started { Ok(()) } else { Err(self.error("it can't be started")) }
-    }
-
-    /// Runs a program in it; its process id outside. Forks: only in a process with one thread.
-    pub fn attach(&self, run: &Attach<'_>) -> io::Result<u32> {
-        let attach = method!(self, attach);
-        let command: Symbol<'_, AttachRun> = symbol("lxc_attach_run_command\0")?;
-        let strings = |all: &[String]| all.iter().map(|s| text(s)).collect::<io::Result<Vec<_>>>();
-        let pointers = |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain([null()]).collect::<Vec<_>>();
-        let (argv, env) = (strings(run.argv)?, strings(run.env)?);
-        let (argv, env) = (pointers(&argv), (pointers(&env), env));
-        let cwd = text(run.cwd)?;
-        let mut groups: Vec<libc::gid_t> = Vec::new();
-        let mut options = AttachOptions {
-            attach_flags: 0x0000_ffff,
-            namespaces: -1,
-            personality: -1,
-            initial_cwd: cwd.as_ptr(),
-            uid: run.uid,
-            gid: run.gid,
-            env_policy: 1,
-            extra_env_vars: env.0.as_ptr(),
-            extra_keep_env: null(),
-            stdin_fd: run.stdio[0],
-            stdout_fd: run.stdio[1],
-            stderr_fd: run.stdio[2],
-            log_fd: -libc::EBADF,
-            lsm_label: null_mut(),
-            groups_size: groups.len(),
-            groups_list: groups.as_mut_ptr(),
-        };
-        let mut payload = AttachCommand { program: argv[0], argv: argv.as_ptr() };
-        let mut pid: libc::pid_t = 0;
-        // SAFETY: all pointers live until the call returns; the child has its own copy of them.
-        let code = unsafe { attach(self.raw, *command, (&raw mut payload).cast(), &raw mut options, &raw mut pid) };
-        match u32::try_from(pid) {
-            Ok(pid) if code == 0 => Ok(pid),
-            _ => Err(self.error("a process can't be started in it")),
-        }
     }
 }
 
@@ -368,60 +326,4 @@ impl Drop for Container {
             unsafe { put(self.raw) };
         }
     }
-}
-
-/// A program to run in a container.
-pub struct Attach<'a> {
-    /// The program and its arguments; at least one.
-    pub argv: &'a [String],
-    /// Its environment, as `KEY=value`.
-    pub env: &'a [String],
-    /// Where it starts.
-    pub cwd: &'a str,
-    /// As seen inside.
-    pub uid: u32,
-    /// As seen inside.
-    pub gid: u32,
-    /// Its standard streams.
-    pub stdio: [RawFd; 3],
-}
-
-/// A terminal in the `devpts` of a container: its two ends.
-pub fn terminal(devpts: &OwnedFd) -> io::Result<(OwnedFd, OwnedFd)> {
-    use std::os::fd::AsRawFd as _;
-    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // SAFETY: plain system calls on descriptors that live; results are checked and owned at once.
-    unsafe {
-        let ours = libc::openat(devpts.as_raw_fd(), c"ptmx".as_ptr(), flags);
-        if ours < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let ours = OwnedFd::from_raw_fd(ours);
-        let unlock: c_int = 0;
-        if libc::ioctl(ours.as_raw_fd(), libc::TIOCSPTLCK, &unlock) < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let theirs = libc::ioctl(ours.as_raw_fd(), libc::TIOCGPTPEER as c_ulong, flags as c_uint);
-        if theirs < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((ours, OwnedFd::from_raw_fd(theirs)))
-    }
-}
-
-/// Waits for a child of this process; its exit code, or 128 + the number of the signal that ended it.
-pub fn wait_for(pid: u32) -> io::Result<i32> {
-    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
-    let mut status = 0;
-    loop {
-        // SAFETY: a plain system call with a pointer to a live integer.
-        if unsafe { libc::waitpid(pid, &mut status, 0) } == pid {
-            break;
-        }
-        let e = io::Error::last_os_error();
-        if e.kind() != io::ErrorKind::Interrupted {
-            return Err(e);
-        }
-    }
-    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 128 + libc::WTERMSIG(status) })
 }

@@ -1,0 +1,15 @@
+//! The helper processes of the daemon: what forks or changes namespaces, before there is a second thread.
+
+use api::Result;
+
+use crate::args::Command;
+
+/// Does what a helper is for; none if the command is no helper's.
+pub fn helper(command: &Command) -> Option<Result<()>> {
+    match command {
+        Command::Forkstart { .. } | Command::Forkexec { .. } | Command::Forkmount { .. } => {
+            Some(drivers::instance::fork::main())
+        }
+        Command::Version | Command::Forkimage { .. } => None,
+    }
+}

@@ -1,0 +1,61 @@
+//! Terminals of a container, its console, and what that has shown.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use api::Result;
+use api::error::Context as _;
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use super::Containers;
+
+/// The console of a running container.
+#[derive(Debug)]
+pub struct Console {
+    /// Our end of its terminal.
+    pub terminal: OwnedFd,
+    /// As long as this is open, the console is shown there and nowhere else.
+    _hold: OwnedFd,
+}
+
+impl AsFd for Console {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.terminal.as_fd()
+    }
+}
+
+impl Containers {
+    /// A terminal in the container's `devpts`, of that size in columns and rows: our end and that of a program.
+    pub fn terminal(&self, id: &str, size: (u16, u16)) -> Result<(OwnedFd, OwnedFd)> {
+        self.init(id)?;
+        let devpts = self.open(id)?.devpts().context("Opening the terminals of the container")?;
+        let (ours, theirs) = host::lxc::terminal(&devpts).context("Making a terminal in the container")?;
+        let size = Winsize { ws_col: size.0, ws_row: size.1, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&ours, size).map_err(std::io::Error::from).context("Setting the size of a terminal")?;
+        self.give_terminal(id, theirs.as_fd(), 0)?;
+        Ok((ours, theirs))
+    }
+
+    /// Its console. Only one at a time can have it.
+    pub fn console(&self, id: &str) -> Result<Console> {
+        self.init(id)?;
+        let opened = self.open(id)?.console();
+        let (terminal, hold) = opened.context("The console is in use, or the container ends just now")?;
+        Ok(Console { terminal, _hold: hold })
+    }
+
+    /// What its console has shown since its start, also when it has ended; `clear` forgets it.
+    pub fn console_log(&self, id: &str, clear: bool) -> Result<Vec<u8>> {
+        let path = self.logs(id).join("console.log");
+        let shown = match std::fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.context(format!("Reading {}", path.display()))?,
+        };
+        if clear {
+            // liblxc appends to it.
+            File::options().write(true).truncate(true).open(&path).context(format!("Clearing {}", path.display()))?;
+        }
+        Ok(shown)
+    }
+}
