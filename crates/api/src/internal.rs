@@ -1,9 +1,12 @@
 //! `/internal`: what the `admin` commands and other members ask of a daemon. Private but for the first three.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::endpoint::{Allow::*, At, Raw, Sync};
+use crate::instance::InstanceState;
 
 /// Body of `POST /internal/sql`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +50,17 @@ pub struct SqlResult {
     pub rows_affected: u64,
 }
 
+/// An instance that runs on a member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceRun {
+    /// Name of its state.
+    pub status: String,
+    /// Number of its state.
+    pub status_code: i64,
+    /// What it uses, if that was asked for.
+    pub state: Option<InstanceState>,
+}
+
 crate::endpoints! {
     /// Answers when the daemon serves.
     READY = GET "/internal/ready" -> Sync<Value>, Member, At::Any, "";
@@ -75,4 +89,6 @@ crate::endpoints! {
     /// The files of a volume as a checked stream, for another member: with its snapshots, without them
     /// (`?snapshots=false`), or those of one snapshot (`?snapshot=`).
     VOLUME_FILES_STREAM = GET "/internal/volumes/{pool}/{kind}/{volume}/stream" -> Raw, Member, At::Any, "";
+    /// The instances that run on this member, by row id; with `?full=1`, with what they use.
+    INSTANCES = GET "/internal/instances" -> Sync<BTreeMap<i64, InstanceRun>>, Member, At::Any, "";
 }

@@ -16,6 +16,7 @@ pub mod event;
 pub mod expiry;
 pub mod extension;
 pub mod image;
+pub mod instance;
 pub mod internal;
 pub mod key;
 pub mod keys;
@@ -25,6 +26,7 @@ pub mod operation;
 pub mod profile;
 pub mod project;
 pub mod server;
+pub mod size;
 pub mod storage;
 pub mod warning;
 
@@ -42,6 +44,7 @@ pub fn endpoints() -> impl Iterator<Item = &'static Info> {
         project::ENDPOINTS,
         profile::ENDPOINTS,
         image::ENDPOINTS,
+        instance::ENDPOINTS,
         storage::ENDPOINTS,
         network::ENDPOINTS,
         warning::ENDPOINTS,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Allow::*, At, List, Listed, Sync, encode, in_project};
+use crate::instance::NetworkAddress;
 use crate::key::Config;
 
 /// A network that is managed, or a link that a member has anyway.
@@ -86,7 +87,7 @@ pub struct NetworkLease {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct NetworkState {
-    pub addresses: Vec<StateAddress>,
+    pub addresses: Vec<NetworkAddress>,
     pub counters: StateCounters,
     pub hwaddr: String,
     pub mtu: i64,
@@ -99,16 +100,6 @@ pub struct NetworkState {
     pub vlan: Option<StateVlan>,
     /// Never set: there are no such networks.
     pub ovn: Option<serde_json::Value>,
-}
-
-/// An address of a link.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct StateAddress {
-    pub family: String,
-    pub address: String,
-    pub netmask: String,
-    pub scope: String,
 }
 
 /// Traffic of a network.

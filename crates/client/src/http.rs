@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::endpoint::{Reply, fill};
 use api::envelope::Envelope;
+use api::operation::Operation;
 use api::{Endpoint, Error, Kind, Result};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -141,6 +142,17 @@ impl Remote {
         let envelope: Envelope = serde_json::from_slice(&bytes)
             .map_err(|_| Error::new(Kind::from_status(status.as_u16()), format!("{method} {path}: {status}")))?;
         envelope.as_error().map_or(Ok(envelope), Err)
+    }
+
+    /// Sends JSON, and if that begins a background operation waits until it has ended; the operation then. One that
+    /// failed is the error.
+    pub async fn run(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<Operation> {
+        let begun = self.json(method, path, body).await?;
+        let unreadable = |e: serde_json::Error| Error::internal(format!("{method} {path}: {e}"));
+        let begun: Operation = serde_json::from_value(begun.metadata).map_err(unreadable)?;
+        let ended = self.json("GET", &format!("{}/wait", begun.url()), None).await?;
+        let ended: Operation = serde_json::from_value(ended.metadata).map_err(unreadable)?;
+        if ended.err.is_empty() { Ok(ended) } else { Err(Error::internal(ended.err)) }
     }
 
     /// Calls an endpoint: `args` fill the `{…}` of its path, `query` is appended as it is (`project=a&target=b`).

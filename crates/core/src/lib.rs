@@ -3,9 +3,12 @@
 //! Architecture invariant: the same inputs give the same outputs. Time and entropy come in as arguments;
 //! nothing here knows files, sockets, processes or async code.
 
+pub mod disk;
 pub mod evacuate;
+pub mod expand;
 pub mod filter;
 pub mod idmap;
+pub mod limits;
 pub mod lxc_conf;
 pub mod member;
 pub mod net;

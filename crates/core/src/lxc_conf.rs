@@ -130,11 +130,12 @@ impl Runtime {
         if self.apparmor {
             line("lxc.apparmor.profile", "unconfined");
         }
-        // Both run in a shell that is a child of the monitor; liblxc adds words, which the last character takes.
-        line("lxc.hook.pre-start", &format!("echo $PPID > {} #", quote(&self.monitor)));
+        // Both are programs that the monitor runs with `exec` in a shell; liblxc adds words, which nobody reads.
+        let shell = |script: &str, path: &str| format!("/bin/sh -c '{script}' {}", quote(path));
+        line("lxc.hook.pre-start", &shell("echo $PPID > \"$0\"", &self.monitor));
         // A failing hook makes it stop for good: with its own reboot it would come up without its network links.
-        let ended = quote(&self.ended);
-        line("lxc.hook.post-stop", &format!("echo \"$LXC_TARGET\" > {ended}; [ \"$LXC_TARGET\" != reboot ] #"));
+        let script = "echo \"$LXC_TARGET\" > \"$0\"; [ \"$LXC_TARGET\" != reboot ]";
+        line("lxc.hook.post-stop", &shell(script, &self.ended));
     }
 }
 
@@ -308,7 +309,7 @@ mod tests {
             "lxc.cgroup.cpuset.cpus = 0-1",
             "lxc.cgroup.pids.max = 5",
             "lxc.x = y",
-            "lxc.hook.pre-start = echo $PPID > '/logs/it'\\''s/monitor' #",
+            "lxc.hook.pre-start = /bin/sh -c 'echo $PPID > \"$0\"' '/logs/it'\\''s/monitor'",
             "lxc.log.file = /logs/lxc.log",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");

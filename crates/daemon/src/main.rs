@@ -7,6 +7,7 @@ mod dial;
 mod edge;
 mod events;
 mod fork;
+mod instances;
 mod join;
 mod locks;
 mod operations;
@@ -47,7 +48,10 @@ fn main() -> ExitCode {
             .enable_all()
             .build()
             .context("Starting the runtime")?;
-        runtime.block_on(run(&args))
+        let done = runtime.block_on(run(&args));
+        // What blocks, as an instance that takes its time to stop, is not waited for.
+        runtime.shutdown_background();
+        done
     });
     exit(done)
 }
@@ -71,7 +75,7 @@ async fn run(args: &Args) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        _ = power.recv() => services::internal::stop_instances(&daemon).await,
+        _ = power.recv() => instances::boot::shut_down(&daemon).await,
         () = daemon.stop.notified() => {}
     }
     tracing::info!("stopping");

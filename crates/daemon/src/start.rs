@@ -16,7 +16,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, join, services};
+use crate::{certs, instances, join, services};
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
@@ -82,12 +82,14 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     }
     services::pools::start(daemon).await?;
     services::networks::start(daemon).await?;
+    instances::boot::take_up(daemon).await?;
     daemon.ready.send_replace(true);
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::events::follow_members(daemon.clone()));
+    tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())
 }
 

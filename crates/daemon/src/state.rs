@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use api::error::Context as _;
 use api::event::Lifecycle;
 use api::key::Config;
 use api::{Error, Result};
@@ -12,8 +13,10 @@ use client::tls::{Identity, client_config, server_config};
 use cluster::Health;
 use db::certificates::{Certificate, CertificateType};
 use db::local::Local;
-use db::members::{Member, NOT_CLUSTERED};
+use db::members::{Member, NOT_CLUSTERED, State};
 use db::{Db, Tx};
+use drivers::instance::Containers;
+use drivers::network::Networks;
 use rustls::ServerConfig;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -21,6 +24,8 @@ use tokio::task::JoinHandle;
 use crate::edge::Router;
 use crate::edge::auth::{Caller, Trust};
 use crate::events::Hub;
+use crate::instances::Instances;
+use crate::instances::placing::Placing;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
 
@@ -74,12 +79,18 @@ pub struct Daemon {
     pub operations: Operations,
     /// Wakes the main task when the daemon is to stop.
     pub stop: Notify,
+    /// The containers of this member.
+    pub containers: Arc<Containers>,
+    /// What is remembered of the instances of this member.
+    pub instances: Instances,
+    /// Instances that are being placed.
+    pub placing: Placing,
     /// What it listens on, by configuration key.
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
     /// True once this member has caught up with the others; requests wait for that.
     pub ready: tokio::sync::watch::Sender<bool>,
     /// The networks of this member.
-    pub networks: Arc<drivers::network::Networks>,
+    pub networks: Arc<Networks>,
     /// What it has made of them.
     pub places: crate::services::networks::Places,
     /// Tells that another database was taken into use.
@@ -106,8 +117,10 @@ impl Daemon {
         parts: Parts,
     ) -> Result<Arc<Daemon>> {
         let hub = Arc::new(Hub::new());
-        let networks = Arc::new(drivers::network::Networks::new(paths.root(), &own.fingerprint()?));
+        let program = std::env::current_exe().context("Finding the own program")?;
+        let networks = Arc::new(Networks::new(paths.root(), &own.fingerprint()?));
         let places = crate::services::networks::Places::open(networks.clone(), &paths);
+        let containers = Arc::new(Containers::new(paths.root(), program));
         Ok(Arc::new(Daemon {
             paths,
             local,
@@ -115,6 +128,9 @@ impl Daemon {
             operations: Operations::new(hub.clone()),
             hub,
             stop: Notify::new(),
+            containers,
+            instances: Instances::default(),
+            placing: Placing::default(),
             listeners: Mutex::default(),
             ready: tokio::sync::watch::Sender::new(false),
             networks,
@@ -192,6 +208,16 @@ impl Daemon {
     /// Refuses outside of a cluster.
     pub fn must_be_clustered(&self) -> Result<()> {
         if self.clustered() { Ok(()) } else { Err(Error::bad_request("This server is not clustered")) }
+    }
+
+    /// Refuses on a member that was evacuated: no instance is made or started on it.
+    pub fn must_take_instances(&self) -> Result<()> {
+        match self.own_row() {
+            Some(own) if own.state == State::Evacuated => {
+                Err(Error::bad_request("The cluster member is evacuated: restore it first"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads the newest state; without a majority the own replica as it is.

@@ -89,6 +89,31 @@ pub struct NewInstance {
     pub profiles: Vec<String>,
 }
 
+impl NewInstance {
+    /// The instance that it will be, on the member of that name; it has no row id yet.
+    pub fn as_instance(&self, member: String) -> Instance {
+        let new = self.clone();
+        Instance {
+            id: 0,
+            project: new.project,
+            name: new.name,
+            member_id: new.member_id,
+            member,
+            kind: new.kind,
+            architecture: new.architecture,
+            ephemeral: new.ephemeral,
+            stateful: new.stateful,
+            created: new.created,
+            last_used: None,
+            expires: new.expires,
+            description: new.description,
+            config: new.config,
+            devices: new.devices,
+            profiles: new.profiles,
+        }
+    }
+}
+
 /// What can be changed of an instance at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {

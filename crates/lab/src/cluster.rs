@@ -138,6 +138,15 @@ impl Cluster {
         self.lab.machines[number - 1].run(&program, args, stdin)
     }
 
+    /// Builds an image of BusyBox and imports it on machine 1 under this alias.
+    pub fn import_busybox(&self, alias: &str) -> Result<()> {
+        let machine = &self.lab.machines[0];
+        let file = machine.dir.join("busybox.tar.gz").to_string_lossy().into_owned();
+        let incusd = self.programs.incusd.to_string_lossy().into_owned();
+        machine.must(&incusd, &["forkimage", "busybox", &file])?;
+        self.incus(1, &["image", "import", &file, "--alias", alias]).map(drop)
+    }
+
     /// `GET` of an API path on machine `number`: the value in the envelope.
     pub fn get(&self, number: usize, path: &str) -> Result<Value> {
         let answer: Value = serde_json::from_str(&self.incus(number, &["query", path])?)?;

@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Errors here are for the person who reads a test's output.
-pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+/// The result of whatever can go wrong.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What a program did.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! All configuration keys, a family per file.
 
+pub mod instance;
 pub mod member;
 pub mod server;
 

@@ -7,9 +7,10 @@ use api::endpoint::At;
 use api::{Error, Info, Result};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 
 use super::auth::{Caller, Trust};
 use super::reply::Body;
@@ -20,6 +21,11 @@ const PROTOCOL: HeaderName = HeaderName::from_static("x-incus-forwarded-protocol
 const ADDRESS: HeaderName = HeaderName::from_static("x-incus-forwarded-address");
 const PROJECTS: HeaderName = HeaderName::from_static("x-incus-forwarded-projects");
 const TRUST: HeaderName = HeaderName::from_static("x-incus-forwarded-trust");
+
+/// True if another member sends a request on.
+pub fn is_forwarded(caller: &Caller, headers: &HeaderMap) -> bool {
+    caller.protocol == "cluster" && headers.contains_key(&USERNAME)
+}
 
 /// The one who asked in the first place. Only another member is believed about that.
 pub fn original_caller(caller: Caller, headers: &HeaderMap) -> Caller {
@@ -58,7 +64,7 @@ pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
         At::Any => return Ok(None),
         At::Operation => return Ok(cx.daemon.operation_address(cx.arg(0))),
         At::Member => cx.arg(0).to_owned(),
-        At::Target | At::Volume | At::Instance if !target.is_empty() && !target.starts_with('@') => target.to_owned(),
+        At::Target | At::Volume if !target.is_empty() && !target.starts_with('@') => target.to_owned(),
         At::Target | At::Volume => return Ok(None),
         At::Instance => return cx.daemon.instance_address(cx.project(), cx.arg(0)).await,
         At::Leader => return Ok(cx.daemon.leader_address()),
@@ -74,27 +80,52 @@ pub async fn send(cx: &Cx, address: &str, mut request: Request<Incoming>) -> Res
     let mut onward = Request::builder().method(parts.method).uri(path);
     if let Some(headers) = onward.headers_mut() {
         headers.extend(parts.headers);
-        for (name, value) in
-            [(USERNAME, cx.caller.name.as_str()), (PROTOCOL, cx.caller.protocol), (ADDRESS, cx.caller.address.as_str())]
-        {
-            headers.insert(name, HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("")));
-        }
-        let trust = match &cx.caller.trust {
-            Trust::None => "none",
-            Trust::Metrics => "metrics",
-            Trust::Restricted(_) => "restricted",
-            Trust::Full => "full",
-            Trust::Member => "member",
-        };
-        headers.insert(TRUST, HeaderValue::from_static(trust));
-        headers.remove(PROJECTS);
-        if let Trust::Restricted(projects) = &cx.caller.trust {
-            let projects = projects.iter().cloned().collect::<Vec<_>>().join(",");
-            headers.insert(PROJECTS, HeaderValue::from_str(&projects).unwrap_or(HeaderValue::from_static("")));
-        }
+        tell_caller(cx, headers);
     }
     let body = body.map_err(std::io::Error::other).boxed();
     let onward = onward.body(body).map_err(|e| Error::internal(e.to_string()))?;
+    exchange(cx, address, onward, upgrade).await
+}
+
+/// Sends JSON to the member at `address` in the name of the caller, and gives its answer.
+pub async fn send_json(cx: &Cx, address: &str, method: &str, path: &str, body: &Value) -> Result<Response<Body>> {
+    let mut onward = Request::builder().method(method).uri(path).header(CONTENT_TYPE, "application/json");
+    if let Some(headers) = onward.headers_mut() {
+        tell_caller(cx, headers);
+    }
+    let body = serde_json::to_vec(body).map_err(|e| Error::internal(e.to_string()))?;
+    let onward = onward.body(super::reply::full(body)).map_err(|e| Error::internal(e.to_string()))?;
+    exchange(cx, address, onward, None).await
+}
+
+/// Tells the other member who asked in the first place.
+fn tell_caller(cx: &Cx, headers: &mut HeaderMap) {
+    for (name, value) in
+        [(USERNAME, cx.caller.name.as_str()), (PROTOCOL, cx.caller.protocol), (ADDRESS, cx.caller.address.as_str())]
+    {
+        headers.insert(name, HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("")));
+    }
+    let trust = match &cx.caller.trust {
+        Trust::None => "none",
+        Trust::Metrics => "metrics",
+        Trust::Restricted(_) => "restricted",
+        Trust::Full => "full",
+        Trust::Member => "member",
+    };
+    headers.insert(TRUST, HeaderValue::from_static(trust));
+    headers.remove(PROJECTS);
+    if let Trust::Restricted(projects) = &cx.caller.trust {
+        let projects = projects.iter().cloned().collect::<Vec<_>>().join(",");
+        headers.insert(PROJECTS, HeaderValue::from_str(&projects).unwrap_or(HeaderValue::from_static("")));
+    }
+}
+
+async fn exchange(
+    cx: &Cx,
+    address: &str,
+    onward: Request<Body>,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Result<Response<Body>> {
     let mut answer = cx.daemon.remote(address)?.send(onward).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(ours) = upgrade

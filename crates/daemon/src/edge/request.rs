@@ -29,6 +29,8 @@ pub struct Cx {
     pub caller: Caller,
     /// What stands in the `{…}` of the path, in order.
     pub args: Vec<String>,
+    /// True if another member has sent the request on: it has decided which member serves it.
+    pub forwarded: bool,
     /// The query.
     pub query: BTreeMap<String, String>,
     /// The request's headers.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api::endpoint::{Background, List, Listed, Method, Raw, Reply, Sync};
+use api::endpoint::{Background, List, Listed, Method, Reply, Sync};
 use api::{Endpoint, Error, Info, Kind, Result};
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
@@ -106,7 +106,7 @@ impl Router {
     }
 
     /// Answers an endpoint with whatever the handler makes of the request.
-    pub fn raw<B, F, Fut>(&mut self, endpoint: &Endpoint<B, Raw>, handler: F)
+    pub fn raw<B, R: Reply, F, Fut>(&mut self, endpoint: &Endpoint<B, R>, handler: F)
     where
         F: Fn(Cx, Request<Incoming>) -> Fut + Send + std::marker::Sync + Clone + 'static,
         Fut: Future<Output = Result<Response<Body>>> + Send,
@@ -152,8 +152,9 @@ impl Router {
         }
         let query = request::parse_query(request.uri().query().unwrap_or_default());
         let headers = request.headers().clone();
+        let forwarded = forward::is_forwarded(&caller, &headers);
         let caller = forward::original_caller(caller, &headers);
-        let cx = Cx { daemon, caller, args, query, headers, answer: Arc::default() };
+        let cx = Cx { daemon, caller, args, forwarded, query, headers, answer: Arc::default() };
         if !auth::may(&cx.caller.trust, route.info.allow, cx.project()) {
             return Err(Error::forbidden("not authorized"));
         }

@@ -1,7 +1,5 @@
 //! `/internal`: what the `admin` commands and the other members ask.
 
-use std::sync::Arc;
-
 use api::internal::{SqlBatch, SqlDump, SqlQuery};
 use api::{Error, Result};
 use bytes::Bytes;
@@ -15,8 +13,8 @@ use serde_json::{Value, json};
 use crate::dial::PROTOCOL;
 use crate::edge::reply::full;
 use crate::edge::{Body, Cx, Router};
+use crate::instances;
 use crate::join::{self, Accept, Joiner};
-use crate::state::Daemon;
 
 pub fn routes(r: &mut Router) {
     r.sync(&api::internal::READY, async |_, ()| Ok(json!({})));
@@ -29,14 +27,12 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::ABORT, abort);
     r.sync(&api::internal::RESET, reset);
     r.sync(&api::internal::POOL_REMOVE, remove_pool);
+    r.sync(&api::internal::INSTANCES, super::instances::states);
 }
-
-/// Stops all instances of this member cleanly.
-pub async fn stop_instances(_: &Arc<Daemon>) {}
 
 async fn shutdown(cx: Cx, _: Value) -> Result<()> {
     let daemon = cx.daemon.clone();
-    stop_instances(&daemon).await;
+    instances::boot::shut_down(&daemon).await;
     // The answer goes out first.
     tokio::spawn(async move {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;

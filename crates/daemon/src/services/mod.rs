@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod events;
 pub mod groups;
 pub mod images;
+pub mod instances;
 pub mod internal;
 pub mod members;
 pub mod networks;
@@ -46,6 +47,7 @@ pub fn routes(r: &mut Router) {
     events::routes(r);
     groups::routes(r);
     images::routes(r);
+    instances::routes(r);
     internal::routes(r);
     members::routes(r);
     networks::routes(r);

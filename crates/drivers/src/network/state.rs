@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-pub use api::network::{NetworkState, StateAddress, StateBridge, StateCounters, StateVlan};
+use api::instance::{NetworkAddress as StateAddress, NetworkCounters, NetworkInterface};
+pub use api::network::{NetworkState, StateBridge, StateCounters, StateVlan};
 use api::{Error, Result};
 use host::{
     net::{Address, Link, Net},
     netns::Netns,
 };
-use serde::{Deserialize, Serialize};
 
 /// A link of the host that may or may not be a managed network's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,35 +17,6 @@ pub struct HostNetwork {
     pub name: String,
     /// `bridge`, `bond`, `vlan`, `physical`, `loopback` or `unknown`.
     pub kind: &'static str,
-}
-
-/// A link inside an instance (`network` of `GET /1.0/instances/{name}/state`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct InstanceNetwork {
-    pub addresses: Vec<StateAddress>,
-    pub counters: InstanceCounters,
-    pub hwaddr: String,
-    /// The other end on the host; empty if it has none.
-    pub host_name: String,
-    pub mtu: i64,
-    pub state: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-}
-
-/// Traffic of a link inside an instance, as the instance sees it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct InstanceCounters {
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
-    pub packets_received: u64,
-    pub packets_sent: u64,
-    pub errors_received: u64,
-    pub errors_sent: u64,
-    pub packets_dropped_outbound: u64,
-    pub packets_dropped_inbound: u64,
 }
 
 /// The links of this host that stand for themselves, in the order of their names: not the ends of instances' devices.
@@ -115,7 +86,7 @@ pub fn network(name: &str) -> Result<NetworkState> {
 ///
 /// # Errors
 /// When the process is gone or its network namespace cannot be entered.
-pub fn instance(pid: i32) -> Result<BTreeMap<String, InstanceNetwork>> {
+pub fn instance(pid: i32) -> Result<BTreeMap<String, NetworkInterface>> {
     let inside = Net::open_in(&Netns::of_pid(pid)?)?.links()?;
     let host = Net::open()?.links()?;
     let other_end = |l: &Link| {
@@ -125,11 +96,11 @@ pub fn instance(pid: i32) -> Result<BTreeMap<String, InstanceNetwork>> {
     Ok(inside.iter().map(|l| (l.name.clone(), inside_link(l, other_end(l)))).collect())
 }
 
-fn inside_link(link: &Link, host_name: String) -> InstanceNetwork {
+fn inside_link(link: &Link, host_name: String) -> NetworkInterface {
     let c = link.counters;
-    InstanceNetwork {
+    NetworkInterface {
         addresses: addresses(link),
-        counters: InstanceCounters {
+        counters: NetworkCounters {
             bytes_received: c.bytes_received,
             bytes_sent: c.bytes_sent,
             packets_received: c.packets_received,

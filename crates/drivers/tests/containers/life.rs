@@ -117,9 +117,9 @@ pub fn limits(lab: &Lab) {
     assert!(started + Duration::from_secs(2) > before && started < SystemTime::now() + Duration::from_secs(2));
     assert_eq!(usage.network.iter().map(|c| c.link.name.as_str()).collect::<Vec<_>>(), ["lo"]);
     assert_eq!(lab.sh("c1", "grep Cpus_allowed_list /proc/self/status").out, "Cpus_allowed_list:\t0\n");
-    let fork = "for i in 1 2 3 4 5 6 7 8 9; do sleep 2 & done; echo all";
+    let fork = "for i in $(seq 15); do sleep 2 & done; echo all";
     assert!(lab.sh("c1", fork).out.contains("all"));
-    let changed = Spec { memory: Some(32 << 20), processes: Some(6), cpus: None, ..spec };
+    let changed = Spec { memory: Some(32 << 20), processes: Some(12), cpus: None, ..spec };
     it.set_limits("c1", &changed.limits()).unwrap();
     assert_eq!(it.usage("c1").unwrap().memory_limit, Some(32 << 20));
     assert!(lab.sh("c1", fork).err.contains("fork"));

@@ -1,0 +1,115 @@
+//! What becomes of the instances of a member when its daemon starts, and when the machine goes down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Result;
+use api::key::Read as _;
+use api::keys::instance as keys;
+use drivers::instance::Status;
+
+use super::{Loaded, devices, of_this_member, start, stop};
+use crate::blocking;
+use crate::services::instances::files_follow;
+use crate::state::Daemon;
+
+/// Takes up the instances that run, and tidies up after those that have stopped while no daemon was there.
+pub async fn take_up(daemon: &Arc<Daemon>) -> Result<()> {
+    for l in of_this_member(daemon).await? {
+        if let Err(e) = files_follow(daemon, &l).await {
+            tracing::warn!("renaming the files of {}: {e}", l.id());
+        }
+        let (containers, id) = (daemon.containers.clone(), l.id());
+        let status = blocking::run(move || containers.status(&id)).await;
+        match status {
+            Ok(Status::Stopped) => {
+                // What its devices left on the host goes; what it was before is still written down.
+                if let Ok(nics) = devices::resolve_all(daemon, &l).await
+                    && ran(&l)
+                {
+                    devices::clean(daemon, &nics).await;
+                }
+            }
+            Ok(status) => {
+                stop::watch(daemon, l.row.id, l.id());
+                daemon.instances.set_frozen(l.row.id, matches!(status, Status::Frozen | Status::Freezing));
+            }
+            Err(e) => tracing::warn!("instance {}: {e}", l.id()),
+        }
+    }
+    Ok(())
+}
+
+/// True if it ran when it was last heard of.
+fn ran(l: &Loaded) -> bool {
+    l.config.get("volatile.last_state.power").is_some_and(|p| p == "RUNNING")
+}
+
+/// Starts the instances that are to run: those of the highest priority first.
+pub async fn autostart(daemon: &Arc<Daemon>) {
+    if daemon.must_take_instances().is_err() {
+        return;
+    }
+    let mut all = match of_this_member(daemon).await {
+        Ok(all) => all,
+        Err(e) => return tracing::warn!("starting instances: {e}"),
+    };
+    all.retain(|l| !daemon.instances.runs(l.row.id) && l.config.read_set(&keys::AUTOSTART).unwrap_or_else(|| ran(l)));
+    all.sort_by_key(|l| (-l.config.read(&keys::AUTOSTART_PRIORITY), l.row.name.clone()));
+    for l in all {
+        let _busy = super::lock(&daemon, l.row.id).await;
+        // It may have gone or been started since.
+        let Ok(l) = super::by_id(daemon, l.row.id).await else { continue };
+        if l.row.member_id != daemon.member_id() || daemon.instances.runs(l.row.id) {
+            continue;
+        }
+        match start::start(daemon, &l).await {
+            Ok(()) => l.lifecycle(daemon, "instance-started", None),
+            Err(e) => tracing::error!("starting instance {}: {e}", l.id()),
+        }
+        let delay = u64::try_from(l.config.read(&keys::AUTOSTART_DELAY)).unwrap_or(0);
+        tokio::time::sleep(Duration::from_secs(delay)).await;
+    }
+}
+
+/// Stops all instances of this member because the machine goes down: those of the highest priority first, those of
+/// the same priority at the same time. They are started again when it is back.
+pub async fn shut_down(daemon: &Arc<Daemon>) {
+    let mut all = match of_this_member(daemon).await {
+        Ok(all) => all,
+        Err(e) => return tracing::warn!("stopping instances: {e}"),
+    };
+    all.retain(|l| daemon.instances.runs(l.row.id));
+    all.sort_by_key(|l| -l.config.read(&keys::STOP_PRIORITY));
+    for same in all.chunk_by(|a, b| a.config.read(&keys::STOP_PRIORITY) == b.config.read(&keys::STOP_PRIORITY)) {
+        futures::future::join_all(same.iter().map(|l| end(daemon, l))).await;
+    }
+}
+
+/// Stops an instance for the machine's sake: cleanly within its time, otherwise by force.
+async fn end(daemon: &Arc<Daemon>, l: &Loaded) {
+    let _busy = super::lock(&daemon, l.row.id).await;
+    let seconds = u64::try_from(l.config.read(&keys::SHUTDOWN_TIMEOUT)).unwrap_or(0);
+    let force = l.config.read(&keys::SHUTDOWN_ACTION) == "force-stop";
+    let ending = stop::Ending { keep_power: true, restart: false, clean: !force };
+    let clean = stop::How::Clean(Some(Duration::from_secs(seconds)));
+    let first = if force { stop::How::Force } else { clean };
+    let mut done = stop::stop(daemon, l, first, ending).await;
+    if done.is_err() && !force && daemon.instances.runs(l.row.id) {
+        done = stop::stop(daemon, l, stop::How::Force, ending).await;
+    }
+    if let Err(e) = done {
+        tracing::warn!("stopping instance {}: {e}", l.id());
+    }
+}
+
+/// What is to run is started, and from then on what has expired goes, once a minute.
+pub async fn bring_up(daemon: Arc<Daemon>) {
+    autostart(&daemon).await;
+    loop {
+        if let Err(e) = crate::services::instances::expire_snapshots(&daemon).await {
+            tracing::debug!("removing expired snapshots: {e}");
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}

@@ -1,0 +1,74 @@
+//! Which member a new instance goes to: [`incus_core::placement`] decides, this gathers what it needs to know.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::Result;
+use db::members::Member;
+use incus_core::placement::{Candidate, Scheduler, Target, choose};
+
+use crate::state::Daemon;
+
+/// Instances that this member has placed and that are not in the database yet, by member.
+#[derive(Default)]
+pub struct Placing(Mutex<HashMap<i64, usize>>);
+
+/// Counts as an instance of its member until it is dropped.
+pub struct Placed {
+    daemon: Arc<Daemon>,
+    member: i64,
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        let mut counts = self.daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.member) {
+            *count = count.saturating_sub(1);
+        }
+    }
+}
+
+/// The architectures that a member can run.
+pub fn architectures(member: &Member) -> Vec<String> {
+    let own = member.architecture.as_str().to_owned();
+    match own.as_str() {
+        "x86_64" => vec![own, "i686".into()],
+        "aarch64" => vec![own, "armv8l".into(), "armv7l".into()],
+        _ => vec![own],
+    }
+}
+
+/// All members as candidates, with the instances that they hold or are about to.
+pub async fn candidates(daemon: &Arc<Daemon>) -> Result<Vec<Candidate>> {
+    let counts = daemon.view(db::instances::counts).await?;
+    let snapshot = daemon.snapshot();
+    let (health, now) = (daemon.health(), jiff::Timestamp::now());
+    let newest = snapshot.members.iter().map(|m| (m.schema, m.api_extensions)).max().unwrap_or_default();
+    let placing = daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let candidate = |m: &Member| Candidate {
+        id: m.id,
+        name: m.name.clone(),
+        status: health.seen(m, &snapshot.config, newest, now).status(),
+        scheduler: Scheduler::parse(m.config.get("scheduler.instance").map_or("", String::as_str)),
+        groups: m.groups.iter().cloned().collect(),
+        architectures: architectures(m),
+        instances: counts.get(&m.id).copied().unwrap_or(0) + placing.get(&m.id).copied().unwrap_or(0),
+    };
+    let joined = snapshot.members.iter().filter(|m| m.state != db::members::State::Pending);
+    Ok(joined.map(candidate).collect())
+}
+
+/// Chooses the member for a new instance; it counts as taken while the result is kept.
+pub async fn place(daemon: &Arc<Daemon>, target: &Target, architecture: &str) -> Result<(Member, Placed)> {
+    let candidates = candidates(daemon).await?;
+    let chosen = choose(&candidates, target, architecture, &[])?.id;
+    let mut counts = daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);
+    *counts.entry(chosen).or_default() += 1;
+    drop(counts);
+    let placed = Placed { daemon: daemon.clone(), member: chosen };
+    let snapshot = daemon.snapshot();
+    let member = snapshot.members.iter().find(|m| m.id == chosen).cloned();
+    member
+        .map(|m| (m, placed))
+        .ok_or_else(|| api::Error::unavailable("The cluster member was removed a moment ago: try again"))
+}

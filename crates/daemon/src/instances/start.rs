@@ -1,0 +1,191 @@
+//! Starting an instance.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use api::key::{Config, Read as _};
+use api::{Error, Result};
+use drivers::image::template::{self, TemplateContext};
+use incus_core::idmap::Idmap;
+use incus_core::limits;
+use incus_core::lxc_conf::{Cgroups, Init, Spec};
+use jiff::Timestamp;
+
+use super::{Loaded, devices, stop};
+use crate::blocking;
+use crate::state::Daemon;
+
+/// The ids that containers have on this machine.
+static IDMAP: LazyLock<Idmap> = LazyLock::new(|| {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    Idmap::of_host(&read("/etc/subuid"), &read("/etc/subgid"))
+});
+
+/// Starts an instance of this member. The caller holds its lock.
+///
+/// # Errors
+/// When it runs already, or anything that it needs is missing; nothing of it is left then.
+pub async fn start(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
+    if daemon.instances.runs(l.row.id) {
+        return Err(Error::bad_request("The instance is already running"));
+    }
+    daemon.must_take_instances()?;
+    let volume = super::volume_path(daemon, l).await?;
+    let nics = devices::resolve_all(daemon, l).await?;
+    let plugs = devices::prepare(daemon, &nics).await?;
+    let notes = nics.iter().map(|n| &n.volatile).chain(plugs.iter().map(|p| &p.volatile));
+    let notes: Config = notes.flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let started = async {
+        let l = note_start(daemon, l, notes).await?;
+        let spec = spec(daemon, &l, &volume, devices::links(&plugs)).await?;
+        let (containers, id) = (daemon.containers.clone(), l.id());
+        blocking::run(move || {
+            apply_templates(&l, &volume)?;
+            containers.start(&id, &spec).map(drop)
+        })
+        .await
+    };
+    if let Err(e) = started.await {
+        devices::clean(daemon, &nics).await;
+        if let Err(e) = stop::note_stop(daemon, l, false).await {
+            tracing::warn!("noting that {} did not start: {e}", l.id());
+        }
+        return Err(e);
+    }
+    stop::watch(daemon, l.row.id, l.id());
+    Ok(())
+}
+
+/// Writes down that the instance is to run from now on, and what its devices are; the instance as it is then.
+async fn note_start(daemon: &Arc<Daemon>, l: &Loaded, devices: Config) -> Result<Loaded> {
+    let idmap = if l.privileged() { "[]".to_owned() } else { IDMAP.to_json() };
+    let mut notes = devices;
+    for (key, value) in [
+        ("volatile.idmap.base", "0"),
+        ("volatile.idmap.current", &idmap),
+        ("volatile.idmap.next", &idmap),
+        ("volatile.last_state.idmap", "[]"),
+        ("volatile.last_state.power", "RUNNING"),
+        ("volatile.last_state.ready", "false"),
+        ("volatile.apply_template", ""),
+    ] {
+        notes.insert(key.into(), value.into());
+    }
+    let (id, now, written) = (l.row.id, Timestamp::now(), notes.clone());
+    daemon
+        .db()
+        .write(move |tx| {
+            let notes = written.iter().map(|(k, v)| (k.as_str(), Some(v.as_str()).filter(|v| !v.is_empty())));
+            db::instances::patch_config(tx, id, notes)?;
+            db::instances::set_last_used(tx, id, now)
+        })
+        .await?;
+    let mut l = l.clone();
+    // Its templates are told what it was before.
+    notes.remove("volatile.apply_template");
+    l.config.extend(notes);
+    Ok(l)
+}
+
+/// Makes the files that come from templates: those of a new instance first, then those of every start.
+fn apply_templates(l: &Loaded, volume: &Path) -> Result<()> {
+    let about = TemplateContext {
+        name: l.row.name.clone(),
+        architecture: l.row.architecture.as_str().into(),
+        privileged: l.privileged(),
+        ephemeral: l.row.ephemeral,
+        config: l.config.clone(),
+        devices: l.devices.clone(),
+        id_base: 0,
+    };
+    let first = l.config.get("volatile.apply_template").map(String::as_str);
+    for trigger in first.into_iter().chain(["start"]) {
+        template::apply(volume, trigger, &about)?;
+    }
+    Ok(())
+}
+
+/// Everything that liblxc is told.
+async fn spec(daemon: &Arc<Daemon>, l: &Loaded, volume: &Path, links: Vec<incus_core::lxc_conf::Link>) -> Result<Spec> {
+    let rootfs = volume.join("rootfs");
+    let target = std::fs::read_link(rootfs.join("sbin/init"))
+        .or_else(|_| std::fs::read_link(rootfs.join("usr/sbin/init")))
+        .map(|t| t.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let environment = l.config.iter().filter_map(|(k, v)| Some((k.strip_prefix("environment.")?.into(), v.clone())));
+    let mut mounts = drivers::instance::lxcfs_mounts();
+    mounts.extend(devices::mounts(daemon, l).await?);
+    let limits = Limits::of(l)?;
+    Ok(Spec {
+        host_name: l.row.name.clone(),
+        rootfs: rootfs.display().to_string(),
+        idmap: (!l.privileged()).then(|| IDMAP.clone()),
+        init: Init::of(&target),
+        architecture: l.row.architecture.as_str().into(),
+        environment: environment.collect(),
+        mounts,
+        links,
+        cgroups: daemon.containers.cgroups(),
+        // The driver says where.
+        cgroup: String::new(),
+        memory: limits.memory,
+        cpus: limits.cpus,
+        processes: limits.processes,
+        nesting: l.config.read(&api::keys::instance::NESTING),
+        console_log: String::new(),
+        raw: l.config.read(&api::keys::instance::RAW_LXC),
+    })
+}
+
+/// The limits of an instance on this machine.
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Processors, as `0-3`.
+    pub cpus: Option<String>,
+    /// Processes.
+    pub processes: Option<u64>,
+}
+
+impl Limits {
+    /// The cgroup values that they amount to. What has no limit may have everything.
+    pub fn values(&self, cgroups: Cgroups) -> Vec<(&'static str, String)> {
+        let v1 = cgroups == Cgroups::V1;
+        let memory = self.memory.map(|m| m.to_string());
+        let all = || std::fs::read_to_string("/sys/devices/system/cpu/online").map(|t| t.trim().to_owned());
+        let processors = self.cpus.clone().or_else(|| all().ok());
+        [
+            (if v1 { "memory.limit_in_bytes" } else { "memory.max" }, memory.or(Some(unlimited(v1).into()))),
+            ("cpuset.cpus", processors),
+            ("pids.max", Some(self.processes.map_or_else(|| "max".into(), |n| n.to_string()))),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect()
+    }
+
+    /// What the configuration amounts to here.
+    pub fn of(l: &Loaded) -> Result<Limits> {
+        let set = |key: &str| l.config.get(key).map(String::as_str).filter(|v| !v.is_empty());
+        let info = rustix::system::sysinfo();
+        let total = info.totalram * u64::from(info.mem_unit.max(1));
+        let memory = set("limits.memory").map(|v| limits::memory(v, total)).transpose();
+        let spread = usize::try_from(l.row.id).unwrap_or(0);
+        Ok(Limits {
+            memory: memory.map_err(|why| Error::bad_request(format!("limits.memory: {why}")))?,
+            cpus: set("limits.cpu").map(|v| limits::cpus(v, &online()?, spread)).transpose()?,
+            processes: set("limits.processes").and_then(|v| v.parse().ok()),
+        })
+    }
+}
+
+/// The processors that are there.
+fn online() -> Result<Vec<usize>> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    limits::list(&text).map_err(Error::internal)
+}
+
+/// How cgroups write that there is no limit of memory.
+const fn unlimited(v1: bool) -> &'static str {
+    if v1 { "-1" } else { "max" }
+}

@@ -1,0 +1,408 @@
+//! Making an instance: from an image, from nothing, or as a copy.
+//!
+//! The member that is asked chooses the one that takes it and sends the request there. There its volume is made
+//! first, and then one transaction makes the instance: whoever sees it sees all of it, and what a crash leaves is a
+//! volume that belongs to nobody, which goes at the next start.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use api::instance::{InstanceRebuildPost, InstanceSource, InstancesPost};
+use api::key::Config;
+use api::{Error, Kind, Result};
+use db::instances::NewInstance;
+use db::value::{Architecture, InstanceType};
+use db::volumes::{ContentType, NewVolume, VolumeType};
+use drivers::image::{Files, Unpack};
+use drivers::storage::Driver;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use incus_core::placement::Target;
+use jiff::Timestamp;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{copy, names, resources};
+use crate::edge::reply;
+use crate::edge::{Body, Cx, forward, request};
+use crate::instances::placing::{self, Placed};
+use crate::instances::{Expander, Loaded, start};
+use crate::operations::Operation;
+use crate::services::{images, pools};
+use crate::state::Daemon;
+use crate::{blocking, events};
+
+/// `POST /1.0/instances`.
+pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
+    let mut new: InstancesPost = request::json(request.into_body()).await?;
+    if new.kind == "virtual-machine" {
+        return Err(Error::new(Kind::NotImplemented, "Virtual machines are not part of this version yet"));
+    }
+    if !matches!(new.kind.as_str(), "" | "container") {
+        return Err(Error::bad_request(format!("Invalid instance type \"{}\"", new.kind)));
+    }
+    if new.name.is_empty() {
+        new.name = names::free(&cx.daemon, cx.project()).await?;
+    }
+    api::name::instance(&new.name)?;
+    let origin = Origin::find(&cx, &new.source).await?;
+    let daemon = cx.daemon.clone();
+    let mut taken = None;
+    if daemon.clustered() && !cx.forwarded {
+        let target = target(&cx, &new, &origin).await?;
+        let architecture = origin.architecture(&new)?;
+        let (member, placed) = placing::place(&daemon, &target, &architecture).await?;
+        if let Target::Group(group) = target {
+            new.config.insert("volatile.cluster.group".into(), group);
+        }
+        if member.id != daemon.member_id() {
+            let path = format!(
+                "/1.0/instances?project={}&target={}",
+                api::endpoint::encode(cx.project()),
+                api::endpoint::encode(&member.name)
+            );
+            let body = serde_json::to_value(&new).map_err(|e| Error::internal(e.to_string()))?;
+            return forward::send_json(&cx, &member.address, "POST", &path, &body).await;
+        }
+        taken = Some(placed);
+    }
+    let operation = create_here(cx, new, origin, taken).await?;
+    reply::operation(&operation.view())
+}
+
+/// What an instance is made from, looked up.
+pub enum Origin {
+    /// Nothing.
+    Nothing,
+    /// An image.
+    Image(Box<db::images::Image>),
+    /// Another instance, or a snapshot of it.
+    Copy(Box<copy::Original>),
+}
+
+impl Origin {
+    async fn find(cx: &Cx, source: &InstanceSource) -> Result<Origin> {
+        match source.kind.as_str() {
+            "none" => Ok(Origin::Nothing),
+            "image" => Origin::image(cx, source).await,
+            "copy" => Ok(Origin::Copy(Box::new(copy::Original::find(cx, source).await?))),
+            "migration" => Err(Error::new(
+                Kind::NotImplemented,
+                "Instances can't be taken over from other servers by this version: export and import an image",
+            )),
+            "" => Err(Error::bad_request("Must specify a source")),
+            other => Err(Error::bad_request(format!("Unknown source type {other}"))),
+        }
+    }
+
+    async fn image(cx: &Cx, source: &InstanceSource) -> Result<Origin> {
+        if !source.server.is_empty() {
+            return Err(Error::new(
+                Kind::NotImplemented,
+                "This server doesn't fetch images from other servers: import the image first",
+            ));
+        }
+        let name = match (source.alias.as_str(), source.fingerprint.as_str()) {
+            ("", "") => {
+                return Err(Error::bad_request(
+                    "Must specify one of alias, fingerprint or properties for init from image",
+                ));
+            }
+            ("", fingerprint) => fingerprint,
+            (alias, _) => alias,
+        };
+        let image = images::resolve(&cx.daemon, cx.project(), name).await?;
+        Ok(Origin::Image(Box::new(image)))
+    }
+
+    fn architecture(&self, new: &InstancesPost) -> Result<String> {
+        Ok(match self {
+            Origin::Image(image) => image.image.architecture.as_str().to_owned(),
+            Origin::Copy(original) => original.loaded.row.architecture.as_str().to_owned(),
+            Origin::Nothing if new.architecture.is_empty() => String::new(),
+            Origin::Nothing => Architecture::parse_any(&new.architecture)?.as_str().to_owned(),
+        })
+    }
+}
+
+/// Where the caller wants it, as far as the project allows that.
+async fn target(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<Target> {
+    let target = Target::parse(cx.param("target"));
+    if target != Target::Any {
+        let project = cx.project().to_owned();
+        let project = cx.daemon.view(move |tx| db::projects::get(tx, &project)).await?;
+        let set = |key: &str| project.config.get(key).map_or("", String::as_str);
+        if set("restricted") == "true" && set("restricted.cluster.target") != "allow" {
+            return Err(Error::forbidden("This project doesn't allow cluster member targeting"));
+        }
+        return Ok(target);
+    }
+    // A copy stays where its original is, unless that member takes none now.
+    if let Origin::Copy(original) = origin {
+        let candidates = placing::candidates(&cx.daemon).await?;
+        let near = Target::Member(original.loaded.row.member.clone());
+        if incus_core::placement::choose(&candidates, &near, "", &[]).is_ok() {
+            return Ok(near);
+        }
+    }
+    // A refreshed copy is where it is.
+    if new.source.refresh {
+        let (project, name) = (cx.project().to_owned(), new.name.clone());
+        if let Ok(place) = cx.daemon.view(move |tx| db::instances::place(tx, &project, &name)).await {
+            return Ok(Target::Member(place.member));
+        }
+    }
+    Ok(Target::Any)
+}
+
+/// What the new instance is to be.
+fn draft(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<NewInstance> {
+    let mut config: Config = new.config.clone();
+    let uuid = Uuid::new_v4().to_string();
+    let mut architecture = Architecture::parse_any(std::env::consts::ARCH)?;
+    if !new.architecture.is_empty() {
+        architecture = Architecture::parse_any(&new.architecture)?;
+    }
+    let mut profiles = new.profiles.clone();
+    match origin {
+        Origin::Image(image) => {
+            let image = &image.image;
+            config.extend(image.changeable.properties.iter().map(|(k, v)| (format!("image.{k}"), v.clone())));
+            config.insert("volatile.base_image".into(), image.fingerprint.clone());
+            architecture = image.architecture;
+            profiles = profiles.or_else(|| Some(image.changeable.profiles.clone()));
+        }
+        Origin::Copy(original) => {
+            architecture = original.loaded.row.architecture;
+            original.complete(&mut config);
+            profiles = profiles.or_else(|| Some(original.loaded.row.profiles.clone()));
+        }
+        Origin::Nothing => {}
+    }
+    let trigger = if matches!(origin, Origin::Copy(_)) { "copy" } else { "create" };
+    for (key, value) in [
+        ("volatile.apply_template", trigger),
+        ("volatile.last_state.power", "STOPPED"),
+        ("volatile.uuid", &uuid),
+        ("volatile.uuid.generation", &uuid),
+        ("volatile.cloud-init.instance-id", &Uuid::new_v4().to_string()),
+    ] {
+        config.insert(key.into(), value.into());
+    }
+    config.retain(|_, value| !value.is_empty());
+    Ok(NewInstance {
+        project: cx.project().to_owned(),
+        name: new.name.clone(),
+        member_id: cx.daemon.member_id(),
+        kind: InstanceType::Container,
+        architecture,
+        ephemeral: new.ephemeral,
+        stateful: false,
+        created: Timestamp::now(),
+        expires: None,
+        description: new.description.clone(),
+        config,
+        devices: new.devices.clone(),
+        profiles: profiles.unwrap_or_else(|| vec!["default".into()]),
+    })
+}
+
+/// The instance as it would be, with its profiles.
+async fn preview(daemon: &Arc<Daemon>, new: &NewInstance) -> Result<Loaded> {
+    let new = new.clone();
+    daemon
+        .view(move |tx| {
+            db::profiles::named(tx, &new.project, &new.profiles)?;
+            if db::instances::find(tx, &new.project, &new.name)?.is_some() {
+                return Err(Error::conflict(format!("Instance \"{}\" already exists", new.name)));
+            }
+            let row = new.as_instance(db::members::get(tx, new.member_id)?.name);
+            Ok(Expander::new(tx)?.load(row))
+        })
+        .await
+}
+
+async fn create_here(cx: Cx, new: InstancesPost, origin: Origin, taken: Option<Placed>) -> Result<Arc<Operation>> {
+    let daemon = cx.daemon.clone();
+    daemon.must_take_instances()?;
+    if let (Origin::Copy(original), true) = (&origin, new.source.refresh)
+        && original.refreshes(&cx, &new.name).await?
+    {
+        return Err(Error::new(
+            Kind::NotImplemented,
+            "An existing instance can't be refreshed by this version: delete it and copy again",
+        ));
+    }
+    let draft = draft(&cx, &new, &origin)?;
+    let l = preview(&daemon, &draft).await?;
+    super::check(&daemon, &l).await?;
+    let operation = daemon.operation("Creating instance", cx.project(), resources(cx.project(), &new.name));
+    let at_once = new.start;
+    Ok(daemon.clone().run(operation, move |operation| async move {
+        let _taken = taken;
+        let id = make(&daemon, &l, draft, &origin, &new.source, &operation).await?;
+        let (_, pool) = incus_core::disk::root(&l.devices)?;
+        let event = events::lifecycle("instance-created", l.url(), Some(cx.caller.requestor()));
+        let about = [
+            ("location", Value::from(daemon.name())),
+            ("storage-pool", Value::from(pool)),
+            ("type", Value::from("container")),
+        ];
+        daemon.tell_in(&events::with_context(event, about), &l.row.project);
+        if at_once {
+            let _busy = crate::instances::lock(&daemon, id).await;
+            let l = crate::instances::by_id(&daemon, id).await?;
+            start::start(&daemon, &l).await?;
+            l.lifecycle(&daemon, "instance-started", Some(cx.caller.requestor()));
+        }
+        Ok(())
+    }))
+}
+
+/// Makes the volume and then the instance; if that is refused the volume goes again. The row id.
+async fn make(
+    daemon: &Arc<Daemon>,
+    l: &Loaded,
+    draft: NewInstance,
+    origin: &Origin,
+    source: &InstanceSource,
+    operation: &Arc<Operation>,
+) -> Result<i64> {
+    let (_, pool) = incus_core::disk::root(&l.devices)?;
+    let pool = pool.to_owned();
+    let driver = pools::open(daemon, &pool).await?;
+    if driver.exists(&l.volume()) {
+        return Err(Error::conflict(format!(
+            "The storage pool \"{pool}\" has a volume \"{}\" already, of an instance that is being made or removed",
+            l.id()
+        )));
+    }
+    let mut snapshots = Vec::new();
+    match origin {
+        Origin::Nothing => fill(driver.clone(), l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
+        Origin::Image(image) => {
+            let files = images::ensure_local(daemon, &l.row.project, &image.image.fingerprint).await?;
+            from_image(driver.clone(), l, files, operation).await?;
+            images::used(daemon, &image.image.fingerprint).await?;
+        }
+        Origin::Copy(original) => {
+            snapshots = original.copy_volume(daemon, l, &pool, source, operation).await?;
+        }
+    }
+    let recorded = record(daemon, draft, pool, snapshots).await;
+    if recorded.is_err() {
+        let (driver, volume) = (driver.clone(), l.volume());
+        if let Err(e) = blocking::run(move || driver.delete_volume(&volume)).await {
+            tracing::warn!("removing the volume of an instance that was not made: {e}");
+        }
+    }
+    recorded
+}
+
+async fn fill(
+    driver: Arc<dyn Driver>,
+    l: &Loaded,
+    mut with: impl FnMut(&Path) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let volume = l.volume();
+    blocking::run(move || driver.create_volume(&volume, &mut with)).await
+}
+
+async fn from_image(driver: Arc<dyn Driver>, l: &Loaded, files: Files, operation: &Arc<Operation>) -> Result<()> {
+    let (unprivileged, operation) = (!l.privileged(), operation.clone());
+    let total: u64 = files.paths().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum();
+    let told = std::sync::atomic::AtomicU64::new(0);
+    fill(driver, l, move |path| {
+        let progress = |read: u64| {
+            let percent = (read * 100).checked_div(total).unwrap_or(0).min(100);
+            if told.swap(percent, std::sync::atomic::Ordering::Relaxed) != percent {
+                let text = format!("Unpack: {percent}%");
+                operation.report([("create_instance_from_image_unpack_progress".to_owned(), Value::from(text))]);
+            }
+        };
+        let options = Unpack { unprivileged, limit: None, progress: &progress, cancel: &AtomicBool::new(false) };
+        drivers::image::unpack(&files, path, &options).map(drop)
+    })
+    .await
+}
+
+/// One transaction: the instance, its volume, and what was copied with it.
+async fn record(
+    daemon: &Arc<Daemon>,
+    draft: NewInstance,
+    pool: String,
+    snapshots: Vec<db::snapshots::NewSnapshot>,
+) -> Result<i64> {
+    daemon
+        .db()
+        .write(move |tx| {
+            let id = db::instances::create(tx, &draft)?;
+            let volume = NewVolume {
+                pool_id: db::pools::id(tx, &pool)?,
+                project: draft.project.clone(),
+                name: draft.name.clone(),
+                kind: VolumeType::Container,
+                content: ContentType::Filesystem,
+                member_id: Some(draft.member_id),
+                description: String::new(),
+                config: Config::new(),
+                created: Some(draft.created),
+            };
+            db::volumes::create(tx, &volume)?;
+            for snapshot in &snapshots {
+                db::snapshots::create(tx, &db::snapshots::NewSnapshot { instance_id: id, ..snapshot.clone() })?;
+            }
+            Ok(id)
+        })
+        .await
+}
+
+/// `POST /1.0/instances/{name}/rebuild`: a stopped instance gets the root file system of an image.
+pub async fn rebuild(cx: Cx, new: InstanceRebuildPost) -> Result<Arc<Operation>> {
+    let l = super::find_here(&cx).await?;
+    if cx.daemon.instances.runs(l.row.id) {
+        return Err(Error::bad_request("Instance must be stopped to be rebuilt"));
+    }
+    let id = l.row.id;
+    if !cx.daemon.view(move |tx| db::snapshots::list(tx, id)).await?.is_empty() {
+        return Err(Error::bad_request("Cannot rebuild an instance with snapshots: delete them first"));
+    }
+    let origin = match Origin::find(&cx, &new.source).await? {
+        Origin::Copy(_) => return Err(Error::bad_request("An instance is rebuilt from an image, or from nothing")),
+        other => other,
+    };
+    let operation = super::operation(&cx.daemon, "Rebuilding instance", &l);
+    let daemon = cx.daemon.clone();
+    Ok(daemon.clone().run(operation, move |operation| async move {
+        let _busy = crate::instances::lock(&daemon, id).await;
+        if daemon.instances.runs(id) {
+            return Err(Error::bad_request("Instance must be stopped to be rebuilt"));
+        }
+        let (_, driver) = crate::instances::pool(&daemon, &l).await?;
+        let base = match &origin {
+            Origin::Image(image) => Some(image.image.fingerprint.clone()),
+            _ => None,
+        };
+        // The files of the image are at hand before anything of the old is given up.
+        let files = match &base {
+            Some(fingerprint) => Some(images::ensure_local(&daemon, &l.row.project, fingerprint).await?),
+            None => None,
+        };
+        let (old, volume) = (driver.clone(), l.volume());
+        blocking::run(move || old.delete_volume(&volume)).await?;
+        match files {
+            Some(files) => from_image(driver, &l, files, &operation).await?,
+            None => fill(driver, &l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
+        }
+        daemon
+            .db()
+            .write(move |tx| {
+                let notes = [("volatile.base_image", base.as_deref()), ("volatile.apply_template", Some("create"))];
+                db::instances::patch_config(tx, id, notes)
+            })
+            .await?;
+        l.lifecycle(&daemon, "instance-rebuilt", Some(cx.caller.requestor()));
+        Ok(())
+    }))
+}

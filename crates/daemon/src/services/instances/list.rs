@@ -1,0 +1,233 @@
+//! Instances as clients see them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::Result;
+use api::instance::{CpuState, DiskState, Instance, InstanceState, MemoryState, More};
+use api::internal::InstanceRun;
+use api::operation::StatusCode;
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use super::super::never;
+use super::snapshots;
+use crate::blocking;
+use crate::edge::Cx;
+use crate::edge::auth::Trust;
+use crate::instances::{Expander, Loaded};
+use crate::state::Daemon;
+
+/// How long another member may take to tell of its instances.
+const OTHERS: Duration = Duration::from_secs(2);
+
+/// What runs, by row id; members that did not tell are named.
+struct Runs {
+    runs: HashMap<i64, InstanceRun>,
+    silent: Vec<i64>,
+}
+
+impl Runs {
+    /// Asks the members with these row ids what runs there.
+    async fn ask(daemon: &Arc<Daemon>, members: Vec<i64>, full: bool) -> Runs {
+        let snapshot = daemon.snapshot();
+        let asked = members.into_iter().map(|id| {
+            let member = snapshot.members.iter().find(|m| m.id == id).cloned();
+            let snapshot = snapshot.clone();
+            async move {
+                if id == daemon.member_id() {
+                    return (id, Some(own_runs(daemon, full).await));
+                }
+                let told = async {
+                    let member = member?;
+                    daemon.must_be_online(&member, &snapshot).ok()?;
+                    let query = if full { "full=1" } else { "" };
+                    let remote = daemon.remote(&member.address).ok()?;
+                    let told = remote.call(&api::internal::INSTANCES, &[], query, &());
+                    tokio::time::timeout(OTHERS, told).await.ok()?.ok()
+                };
+                (id, told.await)
+            }
+        });
+        let mut all = Runs { runs: HashMap::new(), silent: Vec::new() };
+        for (id, told) in join_all(asked).await {
+            match told {
+                Some(runs) => all.runs.extend(runs),
+                None => all.silent.push(id),
+            }
+        }
+        all
+    }
+
+    fn status(&self, l: &Loaded) -> (String, i64) {
+        match self.runs.get(&l.row.id) {
+            Some(run) => (run.status.clone(), run.status_code),
+            None if self.silent.contains(&l.row.member_id) => {
+                (StatusCode::Error.name().into(), StatusCode::Error.code())
+            }
+            None => (StatusCode::Stopped.name().into(), StatusCode::Stopped.code()),
+        }
+    }
+}
+
+/// What runs on this member, by row id.
+async fn own_runs(daemon: &Arc<Daemon>, full: bool) -> BTreeMap<i64, InstanceRun> {
+    let mut all = BTreeMap::new();
+    for (id, name) in daemon.instances.all_running() {
+        let status = daemon.instances.status(id);
+        let state = if full { usage(daemon, name, status).await.ok() } else { None };
+        all.insert(id, InstanceRun { status: status.name().into(), status_code: status.code(), state });
+    }
+    all
+}
+
+/// `GET /internal/instances`: what runs on this member.
+pub async fn states(cx: Cx, (): ()) -> Result<BTreeMap<i64, InstanceRun>> {
+    Ok(own_runs(&cx.daemon, cx.flag("full")).await)
+}
+
+fn stopped(status: StatusCode) -> InstanceState {
+    InstanceState {
+        status: status.name().into(),
+        status_code: status.code(),
+        disk: Some([("root".to_owned(), DiskState { usage: -1, total: 0 })].into()),
+        memory: MemoryState::default(),
+        network: None,
+        pid: 0,
+        processes: 0,
+        cpu: CpuState::default(),
+        started_at: never(),
+        os_info: None,
+    }
+}
+
+/// What an instance that runs on this member uses.
+async fn usage(daemon: &Arc<Daemon>, name: String, status: StatusCode) -> Result<InstanceState> {
+    let containers = daemon.containers.clone();
+    blocking::run(move || {
+        let usage = containers.usage(&name)?;
+        let number = |n: Option<u64>| n.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
+        let network = i32::try_from(usage.pid).ok().map(drivers::network::state::instance).transpose()?;
+        Ok(InstanceState {
+            memory: MemoryState {
+                usage: number(usage.memory),
+                usage_peak: number(usage.memory_peak),
+                total: number(usage.memory_limit),
+                swap_usage: number(usage.swap),
+                swap_usage_peak: number(usage.swap_peak),
+            },
+            network,
+            pid: usage.pid.into(),
+            processes: number(Some(usage.processes)),
+            cpu: CpuState { usage: number(usage.cpu), allocated_time: 0 },
+            started_at: usage.started.and_then(|at| Timestamp::try_from(at).ok()).unwrap_or_else(never),
+            ..stopped(status)
+        })
+    })
+    .await
+}
+
+fn shown(l: Loaded, (status, status_code): (String, i64), location: String) -> Instance {
+    Instance {
+        architecture: l.row.architecture.as_str().into(),
+        config: l.row.config,
+        devices: l.row.devices,
+        ephemeral: l.row.ephemeral,
+        profiles: l.row.profiles,
+        stateful: l.row.stateful,
+        description: l.row.description,
+        created_at: l.row.created,
+        expanded_config: l.config,
+        expanded_devices: l.devices,
+        name: l.row.name,
+        status,
+        status_code,
+        last_used_at: l.row.last_used.unwrap_or(Timestamp::UNIX_EPOCH),
+        location,
+        kind: l.row.kind.as_str().into(),
+        project: l.row.project,
+        more: None,
+    }
+}
+
+pub async fn list(cx: Cx, (): ()) -> Result<Vec<Instance>> {
+    let depth: u8 = cx.param("recursion").parse().unwrap_or(0);
+    let project = (!cx.flag("all-projects")).then(|| cx.project().to_owned());
+    let full = depth > 1;
+    let (mut all, mut snapshots) = cx
+        .daemon
+        .view(move |tx| {
+            let which = db::instances::Filter { project: project.as_deref(), ..db::instances::Filter::default() };
+            if let Some(project) = &project {
+                db::projects::id(tx, project)?;
+            }
+            let expander = Expander::new(tx)?;
+            let rows = db::instances::list(tx, which)?;
+            let snapshots = if full { db::snapshots::list_all(tx, which)? } else { Default::default() };
+            Ok((rows.into_iter().map(|row| expander.load(row)).collect::<Vec<_>>(), snapshots))
+        })
+        .await?;
+    if let Trust::Restricted(projects) = &cx.caller.trust {
+        all.retain(|l| projects.contains(&l.row.project));
+    }
+    let mut members: Vec<i64> = all.iter().map(|l| l.row.member_id).collect();
+    members.sort_unstable();
+    members.dedup();
+    // Names alone need nobody else.
+    let runs = if depth == 0 { Vec::new() } else { members };
+    let mut runs = Runs::ask(&cx.daemon, runs, full).await;
+    let one = |l: Loaded| {
+        let status = runs.status(&l);
+        let taken = snapshots.remove(&l.row.id).unwrap_or_default();
+        let more = full.then(|| {
+            let state = runs.runs.remove(&l.row.id).and_then(|r| r.state);
+            let shown = taken.into_iter().map(|s| snapshots::shown(&l, s)).collect::<Vec<_>>();
+            More { backups: None, state: Some(state.unwrap_or_else(|| state_of(&status))), snapshots: some(shown) }
+        });
+        let location = l.row.member.clone();
+        Instance { more: more.map(Box::new), ..shown(l, status, location) }
+    };
+    Ok(all.into_iter().map(one).collect())
+}
+
+fn some<T>(all: Vec<T>) -> Option<Vec<T>> {
+    if all.is_empty() { None } else { Some(all) }
+}
+
+fn state_of((status, status_code): &(String, i64)) -> InstanceState {
+    InstanceState { status: status.clone(), status_code: *status_code, ..stopped(StatusCode::Stopped) }
+}
+
+pub async fn get(cx: Cx, (): ()) -> Result<Instance> {
+    let l = super::find_here(&cx).await?;
+    let status = cx.daemon.instances.status(l.row.id);
+    cx.show_etag(&super::changeable(&l));
+    let more = if matches!(cx.param("recursion"), "" | "0") {
+        None
+    } else {
+        let id = l.row.id;
+        let taken = cx.daemon.view(move |tx| db::snapshots::list(tx, id)).await?;
+        let state = state_here(&cx, &l).await?;
+        let shown = taken.into_iter().map(|s| snapshots::shown(&l, s)).collect();
+        Some(Box::new(More { backups: None, state: Some(state), snapshots: some(shown) }))
+    };
+    let location = l.row.member.clone();
+    Ok(Instance { more, ..shown(l, (status.name().into(), status.code()), location) })
+}
+
+async fn state_here(cx: &Cx, l: &Loaded) -> Result<InstanceState> {
+    match cx.daemon.instances.status(l.row.id) {
+        StatusCode::Stopped => Ok(stopped(StatusCode::Stopped)),
+        status => match usage(&cx.daemon, l.id(), status).await {
+            // It has ended a moment ago.
+            Err(e) if e.message.contains("not running") => Ok(stopped(StatusCode::Stopped)),
+            other => other,
+        },
+    }
+}
+
+pub async fn state(cx: Cx, (): ()) -> Result<InstanceState> {
+    let l = super::find_here(&cx).await?;
+    state_here(&cx, &l).await
+}

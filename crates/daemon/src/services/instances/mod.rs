@@ -1,0 +1,91 @@
+//! `/1.0/instances`: what is known of instances, and changing it. What they do while they run is in
+//! [`crate::instances`].
+
+mod change;
+mod copy;
+mod create;
+pub mod delete;
+mod list;
+mod moving;
+mod names;
+mod rename;
+mod snapshots;
+mod state;
+
+use std::sync::Arc;
+
+use api::instance::InstancePut;
+use api::{Error, Result};
+
+use crate::edge::{Cx, Router};
+use crate::instances::{self, Loaded};
+use crate::operations::{New, Resources};
+use crate::state::Daemon;
+
+pub use list::states;
+pub use rename::files_follow;
+pub use snapshots::expire as expire_snapshots;
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::instance::LIST, list::list);
+    r.raw(&api::instance::CREATE, create::create);
+    r.operation(&api::instance::STATE_ALL, state::put_all);
+    r.sync(&api::instance::GET, list::get);
+    r.operation(&api::instance::PUT, change::put);
+    r.sync(&api::instance::PATCH, change::patch);
+    r.operation(&api::instance::POST, rename::post);
+    r.operation(&api::instance::DELETE, delete::delete_one);
+    r.operation(&api::instance::REBUILD, create::rebuild);
+    r.sync(&api::instance::STATE, list::state);
+    r.operation(&api::instance::STATE_PUT, state::put);
+    snapshots::routes(r);
+}
+
+/// The instance of the request.
+pub async fn find(cx: &Cx) -> Result<Loaded> {
+    instances::load(&cx.daemon, cx.project(), cx.arg(0)).await
+}
+
+/// The instance of the request, which must be on this member: it may have moved since the request was sent on.
+pub async fn find_here(cx: &Cx) -> Result<Loaded> {
+    let l = find(cx).await?;
+    if l.row.member_id == cx.daemon.member_id() {
+        return Ok(l);
+    }
+    Err(Error::unavailable(format!("The instance is on the member \"{}\" now: try again", l.row.member)))
+}
+
+/// A new operation about an instance.
+pub fn operation(daemon: &Daemon, description: &'static str, l: &Loaded) -> New {
+    daemon.operation(description, &l.row.project, resources(&l.row.project, &l.row.name))
+}
+
+/// An operation is about the instance of that name.
+pub fn resources(project: &str, name: &str) -> Resources {
+    [("instances".to_owned(), Some(vec![instances::url(project, name)]))].into()
+}
+
+/// What can be changed of an instance.
+pub fn changeable(l: &Loaded) -> InstancePut {
+    InstancePut {
+        architecture: l.row.architecture.as_str().into(),
+        config: l.row.config.clone(),
+        devices: l.row.devices.clone(),
+        ephemeral: l.row.ephemeral,
+        profiles: Some(l.row.profiles.clone()),
+        restore: String::new(),
+        stateful: l.row.stateful,
+        description: l.row.description.clone(),
+    }
+}
+
+/// Checks what an instance would be: keys, devices, and that there is a root disk in a pool that exists.
+pub async fn check(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
+    api::keys::instance::check(&l.row.config)?;
+    instances::devices::validate(&l.row.devices)?;
+    let context = "Failed detecting root disk device";
+    let (_, pool) = incus_core::disk::root(&l.devices).map_err(|e| e.context(context))?;
+    let wanted = pool.to_owned();
+    daemon.db().peek(move |tx| db::pools::get(tx, &wanted).map(drop)).await.map_err(|e| e.context(context))?;
+    instances::devices::validate_networks(daemon, l).await
+}

@@ -1,0 +1,295 @@
+//! Snapshots of instances: the files first, then the row, so that every snapshot that is listed is whole.
+
+use std::sync::Arc;
+
+use api::expiry::Expiry;
+use api::instance::{InstancePut, InstanceSnapshot, InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost};
+use api::key::Read as _;
+use api::{Error, Result};
+use db::snapshots::{NewSnapshot, Snapshot};
+use jiff::Timestamp;
+
+use super::super::never;
+use super::{change, find, find_here};
+use crate::blocking;
+use crate::edge::{Cx, Router};
+use crate::events;
+use crate::instances::{self, Expander, Loaded, start, stop};
+use crate::operations::{New, Operation};
+use crate::state::Daemon;
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::instance::SNAPSHOTS, list);
+    r.operation(&api::instance::SNAPSHOT_CREATE, create);
+    r.sync(&api::instance::SNAPSHOT, get);
+    r.operation(&api::instance::SNAPSHOT_PUT, put);
+    r.operation(&api::instance::SNAPSHOT_PATCH, put);
+    r.operation(&api::instance::SNAPSHOT_POST, rename);
+    r.operation(&api::instance::SNAPSHOT_DELETE, delete);
+}
+
+/// A snapshot as clients see it. What profiles add is that of today.
+pub fn shown(l: &Loaded, s: Snapshot) -> InstanceSnapshot {
+    let mut expanded = (l.config.clone(), l.devices.clone());
+    // What the instance itself has is that of then.
+    expanded.0.retain(|key, _| !l.row.config.contains_key(key));
+    expanded.1.retain(|name, _| !l.row.devices.contains_key(name));
+    expanded.0.extend(s.config.clone());
+    expanded.1.extend(s.devices.clone());
+    InstanceSnapshot {
+        expires_at: s.expires.unwrap_or_else(never),
+        architecture: l.row.architecture.as_str().into(),
+        config: s.config,
+        created_at: s.created,
+        description: s.description,
+        devices: s.devices,
+        ephemeral: l.row.ephemeral,
+        expanded_config: expanded.0,
+        expanded_devices: expanded.1,
+        last_used_at: never(),
+        name: s.name,
+        profiles: l.row.profiles.clone(),
+        stateful: s.stateful,
+        size: -1,
+        of: (l.row.project.clone(), l.row.name.clone()),
+    }
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Vec<InstanceSnapshot>> {
+    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
+    cx.daemon
+        .view(move |tx| {
+            let l = Expander::new(tx)?.load(db::instances::get(tx, &project, &name)?);
+            Ok(db::snapshots::list(tx, l.row.id)?.into_iter().map(|s| shown(&l, s)).collect())
+        })
+        .await
+}
+
+async fn one(cx: &Cx, l: &Loaded) -> Result<Snapshot> {
+    let (id, name) = (l.row.id, cx.arg(1).to_owned());
+    cx.daemon.view(move |tx| db::snapshots::get(tx, id, &name)).await
+}
+
+fn changeable(s: &Snapshot) -> InstanceSnapshotPut {
+    InstanceSnapshotPut { expires_at: Some(s.expires.unwrap_or_else(never)) }
+}
+
+async fn get(cx: Cx, (): ()) -> Result<InstanceSnapshot> {
+    let l = find(&cx).await?;
+    let snapshot = one(&cx, &l).await?;
+    cx.show_etag(&changeable(&snapshot));
+    Ok(shown(&l, snapshot))
+}
+
+fn operation(daemon: &Daemon, description: &'static str, l: &Loaded, snapshot: &str) -> New {
+    let mut new = super::operation(daemon, description, l);
+    let url =
+        format!("/1.0/instances/{}/snapshots/{}", api::endpoint::encode(&l.row.name), api::endpoint::encode(snapshot));
+    new.resources.insert("instances_snapshots".into(), Some(vec![api::endpoint::in_project(url, &l.row.project)]));
+    new
+}
+
+fn tell(cx: &Cx, l: &Loaded, action: &str, snapshot: &str) {
+    let url =
+        format!("/1.0/instances/{}/snapshots/{}", api::endpoint::encode(&l.row.name), api::endpoint::encode(snapshot));
+    let url = api::endpoint::in_project(url, &l.row.project);
+    cx.daemon.tell_in(&events::lifecycle(action, url, Some(cx.caller.requestor())), &l.row.project);
+}
+
+/// The name of a snapshot that is given none: by the instance's pattern, `%d` is the next number.
+fn next_name(l: &Loaded, taken: &[Snapshot]) -> String {
+    let pattern = l.config.read(&api::keys::instance::SNAPSHOTS_PATTERN);
+    let (before, after) = pattern.split_once("%d").unwrap_or((&pattern, ""));
+    let number = |s: &Snapshot| s.name.strip_prefix(before)?.strip_suffix(after)?.parse::<u64>().ok();
+    let next = taken.iter().filter_map(number).max().map_or(0, |n| n + 1);
+    format!("{before}{next}{after}")
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.contains('/') || name.chars().any(char::is_whitespace) || matches!(name, "." | "..") || name.len() > 63 {
+        return Err(Error::bad_request(format!("Invalid snapshot name \"{name}\"")));
+    }
+    Ok(())
+}
+
+async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
+    let l = find_here(&cx).await?;
+    if new.stateful {
+        return Err(Error::bad_request("Containers can't be snapshotted with their memory: leave out --stateful"));
+    }
+    let id = l.row.id;
+    let taken = cx.daemon.view(move |tx| db::snapshots::list(tx, id)).await?;
+    let name = if new.name.is_empty() { next_name(&l, &taken) } else { new.name };
+    check_name(&name)?;
+    if taken.iter().any(|s| s.name == name) {
+        return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
+    }
+    let expires = match new.expires_at {
+        Some(at) if at == never() => None,
+        Some(at) => Some(at),
+        None => default_expiry(&l)?,
+    };
+    let daemon = cx.daemon.clone();
+    let begun = operation(&daemon, "Snapshotting instance", &l, &name);
+    Ok(daemon.clone().run(begun, move |_| async move {
+        let _busy = instances::lock(&daemon, id).await;
+        let l = instances::by_id(&daemon, id).await?;
+        take(&daemon, &l, &name, expires).await?;
+        tell(&cx, &l, "instance-snapshot-created", &name);
+        Ok(())
+    }))
+}
+
+fn default_expiry(l: &Loaded) -> Result<Option<Timestamp>> {
+    let set = |key: &str| l.config.get(key).filter(|v| !v.is_empty());
+    let Some(text) = set("snapshots.expiry.manual").or_else(|| set("snapshots.expiry")) else { return Ok(None) };
+    Expiry::parse(text)?.after(Timestamp::now()).map(Some)
+}
+
+/// Takes a snapshot. The caller holds the lock of the instance.
+async fn take(daemon: &Arc<Daemon>, l: &Loaded, name: &str, expires: Option<Timestamp>) -> Result<()> {
+    let (_, driver) = instances::pool(daemon, l).await?;
+    let (volume, snapshot, removed) = (l.volume(), name.to_owned(), driver.clone());
+    blocking::run(move || {
+        // One that has no row was never finished.
+        driver.delete_snapshot(&volume, &snapshot)?;
+        driver.snapshot(&volume, &snapshot)
+    })
+    .await?;
+    let new = NewSnapshot {
+        instance_id: l.row.id,
+        name: name.to_owned(),
+        created: Timestamp::now(),
+        expires,
+        stateful: false,
+        description: String::new(),
+        config: l.row.config.clone(),
+        devices: l.row.devices.clone(),
+    };
+    let recorded = daemon.db().write(move |tx| db::snapshots::create(tx, &new)).await;
+    if recorded.is_err() {
+        let (volume, snapshot) = (l.volume(), name.to_owned());
+        let _ = blocking::run(move || removed.delete_snapshot(&volume, &snapshot)).await;
+    }
+    recorded.map(drop)
+}
+
+async fn put(cx: Cx, new: InstanceSnapshotPut) -> Result<Arc<Operation>> {
+    let l = find_here(&cx).await?;
+    let snapshot = one(&cx, &l).await?;
+    cx.check_etag(&changeable(&snapshot))?;
+    let daemon = cx.daemon.clone();
+    let begun = operation(&daemon, "Updating snapshot", &l, &snapshot.name);
+    Ok(daemon.clone().run(begun, move |_| async move {
+        let expires = new.expires_at.filter(|at| *at != never());
+        let (id, description) = (snapshot.id, snapshot.description.clone());
+        daemon.db().write(move |tx| db::snapshots::update(tx, id, &description, expires)).await?;
+        tell(&cx, &l, "instance-snapshot-updated", &snapshot.name);
+        Ok(())
+    }))
+}
+
+async fn rename(cx: Cx, new: InstanceSnapshotPost) -> Result<Arc<Operation>> {
+    let l = find_here(&cx).await?;
+    let snapshot = one(&cx, &l).await?;
+    if new.migration {
+        return Err(Error::new(api::Kind::NotImplemented, "Snapshots can't be sent to other servers by this version"));
+    }
+    check_name(&new.name)?;
+    if new.name.is_empty() {
+        return Err(Error::bad_request("The new name of the snapshot is missing"));
+    }
+    let daemon = cx.daemon.clone();
+    let begun = operation(&daemon, "Renaming snapshot", &l, &snapshot.name);
+    Ok(daemon.clone().run(begun, move |_| async move {
+        let _busy = instances::lock(&daemon, l.row.id).await;
+        let (_, driver) = instances::pool(&daemon, &l).await?;
+        let back = driver.clone();
+        let (volume, old, name) = (l.volume(), snapshot.name.clone(), new.name.clone());
+        blocking::run(move || driver.rename_snapshot(&volume, &old, &name)).await?;
+        let (id, name) = (snapshot.id, new.name.clone());
+        let renamed = daemon.db().write(move |tx| db::snapshots::rename(tx, id, &name)).await;
+        if renamed.is_err() {
+            let (volume, old, name) = (l.volume(), snapshot.name.clone(), new.name.clone());
+            blocking::run(move || back.rename_snapshot(&volume, &name, &old)).await?;
+        }
+        renamed?;
+        tell(&cx, &l, "instance-snapshot-renamed", &new.name);
+        Ok(())
+    }))
+}
+
+async fn delete(cx: Cx, (): ()) -> Result<Arc<Operation>> {
+    let l = find_here(&cx).await?;
+    let snapshot = one(&cx, &l).await?;
+    let daemon = cx.daemon.clone();
+    let begun = operation(&daemon, "Deleting snapshot", &l, &snapshot.name);
+    Ok(daemon.clone().run(begun, move |_| async move {
+        let _busy = instances::lock(&daemon, l.row.id).await;
+        let id = snapshot.id;
+        daemon.db().write(move |tx| db::snapshots::delete(tx, id)).await?;
+        let (_, driver) = instances::pool(&daemon, &l).await?;
+        let (volume, name) = (l.volume(), snapshot.name.clone());
+        blocking::run(move || driver.delete_snapshot(&volume, &name)).await?;
+        tell(&cx, &l, "instance-snapshot-deleted", &snapshot.name);
+        Ok(())
+    }))
+}
+
+/// Puts an instance back to a snapshot: its files, its configuration and its devices. One that runs is stopped for
+/// it and started again.
+pub async fn restore(cx: &Cx, l: &Loaded, new: &InstancePut) -> Result<Arc<Operation>> {
+    let name = new.restore.rsplit('/').next().unwrap_or_default().to_owned();
+    let (id, wanted) = (l.row.id, name.clone());
+    let snapshot = cx.daemon.view(move |tx| db::snapshots::get(tx, id, &wanted)).await?;
+    let (cx, daemon) = (cx.clone(), cx.daemon.clone());
+    let begun = operation(&daemon, "Restoring snapshot", l, &name);
+    Ok(daemon.clone().run(begun, move |_| async move {
+        let _busy = instances::lock(&daemon, id).await;
+        let l = instances::by_id(&daemon, id).await?;
+        let ran = daemon.instances.runs(id);
+        if ran {
+            let ending = stop::Ending { keep_power: false, restart: true, clean: false };
+            stop::stop(&daemon, &l, stop::How::Force, ending).await?;
+        }
+        let restored = put_back(&daemon, id, &snapshot).await;
+        if ran {
+            let l = instances::by_id(&daemon, id).await?;
+            start::start(&daemon, &l).await?;
+        }
+        restored?;
+        l.lifecycle(&daemon, "instance-restored", Some(cx.caller.requestor()));
+        Ok(())
+    }))
+}
+
+async fn put_back(daemon: &Arc<Daemon>, id: i64, snapshot: &Snapshot) -> Result<()> {
+    let l = instances::by_id(daemon, id).await?;
+    let mut wanted = super::changeable(&l);
+    // What the server notes about the instance is that of today.
+    wanted.config.retain(|key, _| incus_core::expand::is_volatile(key));
+    let then = snapshot.config.iter().filter(|(key, _)| !incus_core::expand::is_volatile(key));
+    wanted.config.extend(then.map(|(k, v)| (k.clone(), v.clone())));
+    wanted.devices = snapshot.devices.clone();
+    change::apply(daemon, &l, wanted).await?;
+    let (_, driver) = instances::pool(daemon, &l).await?;
+    let (volume, name) = (l.volume(), snapshot.name.clone());
+    blocking::run(move || driver.restore(&volume, &name)).await
+}
+
+/// Removes the snapshots of this member's instances whose time has come.
+pub async fn expire(daemon: &Arc<Daemon>) -> Result<()> {
+    let (own, now) = (daemon.member_id(), Timestamp::now());
+    let here = db::instances::Filter { member: Some(own), ..db::instances::Filter::default() };
+    let all = daemon.db().peek(move |tx| db::snapshots::list_all(tx, here)).await?;
+    let expired = all.into_values().flatten().filter(|s| s.expires.is_some_and(|at| at <= now));
+    for snapshot in expired {
+        let _busy = instances::lock(&daemon, snapshot.instance_id).await;
+        let l = instances::by_id(daemon, snapshot.instance_id).await?;
+        daemon.db().write(move |tx| db::snapshots::delete(tx, snapshot.id)).await?;
+        let (_, driver) = instances::pool(daemon, &l).await?;
+        let volume = l.volume();
+        blocking::run(move || driver.delete_snapshot(&volume, &snapshot.name)).await?;
+    }
+    Ok(())
+}
