@@ -141,6 +141,8 @@ async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
 /// Makes this member's place of a pool, if that has not been done yet.
 async fn make_own(daemon: &Arc<Daemon>, name: &str) -> Result<()> {
     let (wanted, own) = (name.to_owned(), daemon.member_id());
+    // Whoever creates a pool or joins makes the place, and so does whoever sees the row: one of them at a time.
+    let _lock = crate::locks::hold(daemon.paths.root().join("storage-pools").join(name)).await;
     let pool = daemon.db().peek(move |tx| db::pools::get(tx, &wanted)).await?;
     let Some(place) = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Pending) else {
         return Ok(());
