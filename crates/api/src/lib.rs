@@ -28,6 +28,7 @@ pub mod project;
 pub mod server;
 pub mod size;
 pub mod storage;
+pub mod volume;
 pub mod warning;
 
 pub use endpoint::{Endpoint, Info};
@@ -47,6 +48,7 @@ pub fn endpoints() -> impl Iterator<Item = &'static Info> {
         instance::ENDPOINTS,
         storage::ENDPOINTS,
         network::ENDPOINTS,
+        volume::ENDPOINTS,
         warning::ENDPOINTS,
     ]
     .into_iter()

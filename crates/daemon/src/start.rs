@@ -83,11 +83,13 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     services::pools::start(daemon).await?;
     services::networks::start(daemon).await?;
     instances::boot::take_up(daemon).await?;
+    services::volumes::recover::start(daemon).await?;
     daemon.ready.send_replace(true);
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
+    tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
     tokio::spawn(services::events::follow_members(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())

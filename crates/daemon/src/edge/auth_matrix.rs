@@ -27,6 +27,7 @@ const CASES: &[(&str, &str, Allow)] = &[
     ("PUT POST PATCH DELETE", "/1.0/projects/*", Admin),
     ("GET", "/1.0/storage-pools/*", Trusted),
     ("PUT POST PATCH DELETE", "/1.0/storage-pools/*", Admin),
+    ("*", "/1.0/storage-pools/{pool}/volumes/*", Project),
     ("*", "/1.0/warnings/*", Admin),
     ("*", "/internal/*", Member),
     ("POST", "/internal/cluster/accept", Anyone),

@@ -65,7 +65,8 @@ pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
         At::Operation => return Ok(cx.daemon.operation_address(cx.arg(0))),
         At::Member => cx.arg(0).to_owned(),
         At::Target | At::Volume if !target.is_empty() && !target.starts_with('@') => target.to_owned(),
-        At::Target | At::Volume => return Ok(None),
+        At::Target => return Ok(None),
+        At::Volume => return crate::services::volumes::address(&cx.daemon, cx).await,
         At::Instance => return cx.daemon.instance_address(cx.project(), cx.arg(0)).await,
         At::Leader => return Ok(cx.daemon.leader_address()),
     };

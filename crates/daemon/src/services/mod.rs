@@ -31,6 +31,7 @@ pub mod profiles;
 pub mod projects;
 pub mod server;
 pub mod tokens;
+pub mod volumes;
 pub mod warnings;
 
 use api::key::Config;
@@ -56,6 +57,7 @@ pub fn routes(r: &mut Router) {
     profiles::routes(r);
     projects::routes(r);
     server::routes(r);
+    volumes::routes(r);
     warnings::routes(r);
     crate::volumes::routes(r);
 }

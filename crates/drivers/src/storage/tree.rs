@@ -286,6 +286,28 @@ impl Write for Sparse<'_> {
     }
 }
 
+/// How many bytes of the disk a tree takes.
+pub fn usage(root: &Path) -> Result<u64> {
+    let mut seen = std::collections::HashSet::new();
+    used(root, &mut seen).context(format!("Looking how large {} is", root.display()))
+}
+
+fn used(path: &Path, seen: &mut std::collections::HashSet<(u64, u64)>) -> io::Result<u64> {
+    let meta = fs::symlink_metadata(path)?;
+    // A file of many names counts once.
+    let counted = meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino()));
+    let mut sum = if counted { 0 } else { meta.blocks() * 512 };
+    if meta.is_dir() {
+        for entry in fs::read_dir(path)? {
+            match used(&entry?.path(), seen) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                more => sum += more?,
+            }
+        }
+    }
+    Ok(sum)
+}
+
 /// Copies a tree on this machine; `to` must not exist yet.
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     piped(|out| send(from, out, &mut |_| {}), |input| receive(to, input, &mut |_| {}))

@@ -1,0 +1,296 @@
+//! Snapshots of volumes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::expiry::Expiry;
+use api::key::Read as _;
+use api::keys::volume::{SNAPSHOTS_EXPIRY, SNAPSHOTS_EXPIRY_MANUAL, SNAPSHOTS_PATTERN};
+use api::volume::{
+    StorageVolumeSnapshot, StorageVolumeSnapshotPost, StorageVolumeSnapshotPut, StorageVolumeSnapshotsPost,
+};
+use api::{Error, Kind, Result};
+use db::Tx;
+use db::volume_snapshots::{self, VolumeSnapshot};
+use db::volumes::{Filter, Volume as Row, VolumeType};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::files::{self, Unfinished};
+use super::{asked, custom_here, moment, path, resources, tell, visible};
+use crate::blocking;
+use crate::edge::{Cx, Router};
+use crate::operations::Operation;
+use crate::services::{never, patched, pools};
+use crate::state::Daemon;
+
+/// How often expired snapshots are looked for.
+const PRUNE: Duration = Duration::from_secs(60);
+
+pub fn routes(r: &mut Router) {
+    r.list(&api::volume::SNAPSHOTS, list);
+    r.operation(&api::volume::SNAPSHOT_CREATE, create);
+    r.sync(&api::volume::SNAPSHOT_GET, get);
+    r.sync(&api::volume::SNAPSHOT_PUT, put);
+    r.sync(&api::volume::SNAPSHOT_PATCH, patch);
+    r.operation(&api::volume::SNAPSHOT_RENAME, rename);
+    r.operation(&api::volume::SNAPSHOT_DELETE, delete);
+}
+
+fn shown(row: &Row, snapshot: &VolumeSnapshot, name: String) -> StorageVolumeSnapshot {
+    StorageVolumeSnapshot {
+        description: snapshot.description.clone(),
+        expires_at: snapshot.expires.unwrap_or_else(never),
+        name,
+        config: visible(&snapshot.config),
+        content_type: row.content.as_str().into(),
+        created_at: snapshot.created.unwrap_or_else(never),
+        volume: path(row),
+        project: row.project.clone(),
+    }
+}
+
+async fn list(cx: Cx, (): ()) -> Result<Vec<StorageVolumeSnapshot>> {
+    let find = asked(&cx);
+    cx.daemon
+        .view(move |tx| {
+            let row = find(tx)?;
+            let all = volume_snapshots::list(tx, row.id)?;
+            // Clients find out by the slash that this is a snapshot.
+            Ok(all.iter().map(|s| shown(&row, s, format!("{}/{}", row.name, s.name))).collect())
+        })
+        .await
+}
+
+/// The snapshot of the request, and its volume.
+async fn find(cx: &Cx) -> Result<(Row, VolumeSnapshot)> {
+    let (find, name) = (asked(cx), cx.arg(3).to_owned());
+    cx.daemon
+        .view(move |tx| {
+            let row = find(tx)?;
+            let snapshot = volume_snapshots::get(tx, row.id, &name)?;
+            Ok((row, snapshot))
+        })
+        .await
+}
+
+fn changeable(snapshot: &VolumeSnapshot) -> StorageVolumeSnapshotPut {
+    StorageVolumeSnapshotPut {
+        description: snapshot.description.clone(),
+        expires_at: Some(snapshot.expires.unwrap_or_else(never)),
+    }
+}
+
+async fn get(cx: Cx, (): ()) -> Result<StorageVolumeSnapshot> {
+    let (row, snapshot) = find(&cx).await?;
+    cx.show_etag(&changeable(&snapshot));
+    Ok(shown(&row, &snapshot, snapshot.name.clone()))
+}
+
+async fn put(cx: Cx, new: StorageVolumeSnapshotPut) -> Result<()> {
+    custom_here(&cx).await?;
+    let (row, snapshot) = find(&cx).await?;
+    cx.check_etag(&changeable(&snapshot))?;
+    change(&cx, &row, &snapshot, new).await
+}
+
+async fn patch(cx: Cx, new: Value) -> Result<()> {
+    custom_here(&cx).await?;
+    let (row, snapshot) = find(&cx).await?;
+    cx.check_etag(&changeable(&snapshot))?;
+    change(&cx, &row, &snapshot, patched(&changeable(&snapshot), &new)?).await
+}
+
+async fn change(cx: &Cx, row: &Row, snapshot: &VolumeSnapshot, new: StorageVolumeSnapshotPut) -> Result<()> {
+    let (id, expires) = (snapshot.id, new.expires_at.and_then(moment));
+    cx.daemon.write(move |tx| volume_snapshots::update(tx, id, &new.description, expires)).await?;
+    tell(cx, "storage-volume-snapshot-updated", row, Some(&snapshot.name), []);
+    Ok(())
+}
+
+/// When a snapshot that somebody takes now expires.
+fn expiry(row: &Row, asked: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>> {
+    if let Some(asked) = asked {
+        return Ok(moment(asked));
+    }
+    let rule = row.config.read_set(&SNAPSHOTS_EXPIRY_MANUAL).or_else(|| row.config.read_set(&SNAPSHOTS_EXPIRY));
+    rule.map(|rule| Expiry::parse(&rule)?.after(now)).transpose()
+}
+
+async fn create(cx: Cx, new: StorageVolumeSnapshotsPost) -> Result<Arc<Operation>> {
+    let row = custom_here(&cx).await?;
+    let id = row.id;
+    let taken = cx.daemon.view(move |tx| volume_snapshots::list(tx, id)).await?;
+    let taken: Vec<String> = taken.into_iter().map(|s| s.name).collect();
+    let now = Timestamp::now();
+    let name = if new.name.is_empty() {
+        incus_core::snapshot_name::next(&row.config.read(&SNAPSHOTS_PATTERN), &taken, now)?
+    } else {
+        new.name.clone()
+    };
+    api::name::plain("snapshot", &name)?;
+    if taken.contains(&name) {
+        return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
+    }
+    let expires = expiry(&row, new.expires_at, now)?;
+    let about = resources(&row, Some(&name));
+    let operation = cx.daemon.operation("Creating storage volume snapshot", cx.project(), about);
+    let daemon = cx.daemon.clone();
+    Ok(daemon.run(operation, |_| async move {
+        take(&cx.daemon, &row, &name, &new.description, expires).await?;
+        tell(&cx, "storage-volume-snapshot-created", &row, Some(&name), [("type", json!("custom"))]);
+        Ok(())
+    }))
+}
+
+/// Takes a snapshot: its files first, then its row.
+async fn take(
+    daemon: &Arc<Daemon>,
+    row: &Row,
+    name: &str,
+    description: &str,
+    expires: Option<Timestamp>,
+) -> Result<()> {
+    let (_lock, row) = files::hold(daemon, row).await?;
+    let (driver, volume) = (pools::open(daemon, &row.pool).await?, files::of(&row)?);
+    if recorded(daemon, row.id, name).await? {
+        return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
+    }
+    let (making, of, called) = (driver.clone(), volume.clone(), name.to_owned());
+    blocking::run(move || {
+        // What lies there without a row was left by somebody who was interrupted.
+        making.delete_snapshot(&of, &called)?;
+        making.snapshot(&of, &called)
+    })
+    .await?;
+    let (id, called, description, now) = (row.id, name.to_owned(), description.to_owned(), Timestamp::now());
+    let written =
+        daemon.write(move |tx| volume_snapshots::create(tx, id, &called, &description, now, expires).map(drop)).await;
+    if written.is_err() && matches!(recorded(daemon, row.id, name).await, Ok(false)) {
+        let name = name.to_owned();
+        blocking::run(move || driver.delete_snapshot(&volume, &name)).await?;
+    }
+    written
+}
+
+/// True if a row says that there is a snapshot of that name.
+async fn recorded(daemon: &Arc<Daemon>, volume: i64, name: &str) -> Result<bool> {
+    let name = name.to_owned();
+    match daemon.db().read(move |tx| volume_snapshots::get(tx, volume, &name)).await {
+        Err(e) if files::missing(&e) => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+async fn rename(cx: Cx, new: StorageVolumeSnapshotPost) -> Result<Arc<Operation>> {
+    if new.migration {
+        return Err(Error::new(Kind::NotImplemented, "Snapshots can't be sent to other servers yet"));
+    }
+    api::name::plain("snapshot", &new.name)?;
+    let row = custom_here(&cx).await?;
+    let (_, snapshot) = find(&cx).await?;
+    if recorded(&cx.daemon, row.id, &new.name).await? {
+        return Err(Error::conflict(format!("Snapshot \"{}\" already exists", new.name)));
+    }
+    let about = resources(&row, Some(&snapshot.name));
+    let operation = cx.daemon.operation("Renaming storage volume snapshot", cx.project(), about);
+    let daemon = cx.daemon.clone();
+    Ok(daemon.run(operation, |_| async move {
+        let (_lock, row) = files::hold(&cx.daemon, &row).await?;
+        if recorded(&cx.daemon, row.id, &new.name).await? {
+            return Err(Error::conflict(format!("Snapshot \"{}\" already exists", new.name)));
+        }
+        let (driver, volume, to) = (pools::open(&cx.daemon, &row.pool).await?, files::of(&row)?, new.name.clone());
+        blocking::run(move || driver.delete_snapshot(&volume, &to)).await?;
+        let what = Unfinished::RenameSnapshot { from: snapshot.name.clone(), to: new.name.clone() };
+        files::carry_out(&cx.daemon, &row, &what).await?;
+        let context = [("old_name", json!(snapshot.name))];
+        tell(&cx, "storage-volume-snapshot-renamed", &row, Some(&new.name), context);
+        Ok(())
+    }))
+}
+
+async fn delete(cx: Cx, (): ()) -> Result<Arc<Operation>> {
+    let row = custom_here(&cx).await?;
+    let (_, snapshot) = find(&cx).await?;
+    let about = resources(&row, Some(&snapshot.name));
+    let operation = cx.daemon.operation("Deleting storage volume snapshot", cx.project(), about);
+    let daemon = cx.daemon.clone();
+    Ok(daemon.run(operation, |_| async move {
+        remove(&cx.daemon, &row, &snapshot).await?;
+        tell(&cx, "storage-volume-snapshot-deleted", &row, Some(&snapshot.name), []);
+        Ok(())
+    }))
+}
+
+/// Removes a snapshot: its row first, then its files.
+async fn remove(daemon: &Arc<Daemon>, row: &Row, snapshot: &VolumeSnapshot) -> Result<()> {
+    let (_lock, row) = files::hold(daemon, row).await?;
+    let (driver, volume) = (pools::open(daemon, &row.pool).await?, files::of(&row)?);
+    let (id, name) = (snapshot.id, snapshot.name.clone());
+    daemon.write(move |tx| volume_snapshots::delete(tx, id)).await?;
+    blocking::run(move || driver.delete_snapshot(&volume, &name)).await
+}
+
+/// Puts a volume back to a snapshot.
+pub async fn restore(cx: &Cx, row: &Row, snapshot: &str) -> Result<()> {
+    let (_lock, row) = files::hold(&cx.daemon, row).await?;
+    let (asked, name, own) = (row.clone(), snapshot.to_owned(), cx.daemon.member_id());
+    cx.daemon
+        .view(move |tx| {
+            volume_snapshots::get(tx, asked.id, &name)?;
+            must_not_run(tx, &asked, own)
+        })
+        .await?;
+    let (driver, volume, name) = (pools::open(&cx.daemon, &row.pool).await?, files::of(&row)?, snapshot.to_owned());
+    blocking::run(move || driver.restore(&volume, &name)).await?;
+    tell(cx, "storage-volume-restored", &row, None, [("snapshot", json!(snapshot))]);
+    Ok(())
+}
+
+/// Refuses if an instance that runs uses the volume: it would keep the files as they were.
+fn must_not_run(tx: &Tx<'_>, row: &Row, own: i64) -> Result<()> {
+    let users = super::used_by(tx, row)?;
+    let here = db::instances::Filter { member: Some(own), ..db::instances::Filter::default() };
+    let running = db::instances::list(tx, here)?.into_iter().find(|i| {
+        let url = api::endpoint::in_project(format!("/1.0/instances/{}", i.name), &i.project);
+        i.config.get("volatile.last_state.power").is_some_and(|p| p == "RUNNING") && users.contains(&url)
+    });
+    match running {
+        None => Ok(()),
+        Some(i) => Err(Error::bad_request(format!(
+            "Cannot restore custom volume used by running instances: \"{}\" uses it",
+            i.name
+        ))),
+    }
+}
+
+/// Deletes the snapshots of this member that have expired, now and then.
+pub async fn prune(daemon: Arc<Daemon>) {
+    loop {
+        tokio::time::sleep(PRUNE).await;
+        if let Err(e) = prune_now(&daemon).await {
+            tracing::warn!("deleting expired snapshots of volumes: {e}");
+        }
+    }
+}
+
+async fn prune_now(daemon: &Arc<Daemon>) -> Result<()> {
+    let (own, now) = (daemon.member_id(), Timestamp::now());
+    let find = move |tx: &Tx<'_>| {
+        let which = Filter { member: Some(own), kind: Some(VolumeType::Custom), ..Filter::default() };
+        let mut expired = Vec::new();
+        for row in db::volumes::list(tx, which)? {
+            let of_it = volume_snapshots::list(tx, row.id)?;
+            expired.extend(of_it.into_iter().filter(|s| s.expires.is_some_and(|e| e <= now)).map(|s| (row.clone(), s)));
+        }
+        Ok(expired)
+    };
+    for (row, snapshot) in daemon.db().peek(find).await? {
+        let about = resources(&row, Some(&snapshot.name));
+        let operation = daemon.operation("Cleaning up expired storage volume snapshots", &row.project, about);
+        let work = daemon.clone();
+        daemon.run(operation, |_| async move { remove(&work, &row, &snapshot).await }).wait(None).await;
+    }
+    Ok(())
+}
