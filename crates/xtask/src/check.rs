@@ -38,9 +38,9 @@ pub fn check() -> Result<()> {
 
 /// Mends what can be mended by itself.
 pub fn fix() -> Result<()> {
+    documents::write()?;
     cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])?;
-    cargo(&["fmt", "--all"])?;
-    documents::write()
+    cargo(&["fmt", "--all"])
 }
 
 fn crates() -> Result<BTreeMap<String, PathBuf>> {
