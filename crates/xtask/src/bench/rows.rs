@@ -80,12 +80,13 @@ impl Row {
     }
 
     fn as_json(&self) -> Value {
+        let rounded = |value: Option<f64>| value.map(|v| (v * 1e3).round() / 1e3);
         let mut row = json!({
             "name": self.name,
             "unit": self.unit,
-            "ours": self.sides[0].median(),
-            "peer": self.sides[1].median(),
-            "ratio": self.ratio(),
+            "ours": rounded(self.sides[0].median()),
+            "peer": rounded(self.sides[1].median()),
+            "ratio": rounded(self.ratio()),
         });
         if !self.notes().is_empty() {
             row["note"] = self.notes().into();

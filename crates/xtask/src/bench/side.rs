@@ -207,8 +207,8 @@ impl Drop for Side {
             machine.power_off();
         }
         // Containers whose machine was switched off have left their cgroups: empty ones, named by us.
-        let script = "for i in 1 2 3; do find /sys/fs/cgroup -depth -type d -path '*/lxc.*.bench-*' \
-                      -exec rmdir {} ';' 2>/dev/null; done; true";
+        let script = "find /sys/fs/cgroup -depth -type d '(' -path '*/lxc.*.bench-*' -o -name lxc.pivot ')' \
+                      -exec rmdir {} ';' 2>/dev/null; true";
         let _ = must("sh", &["-c", script]);
     }
 }
