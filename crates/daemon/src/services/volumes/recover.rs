@@ -100,7 +100,7 @@ async fn sweep(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<()> 
             there.iter().filter(|s| !names.contains(s)).try_for_each(|s| driver.delete_snapshot(&volume, s))
         }
         Keep::Nothing => {
-            tracing::info!("the volume {} belongs to nobody: it is removed", volume.name);
+            tracing::warn!("the volume {} belongs to nobody: it is removed", volume.name);
             driver.delete_volume(&volume)
         }
     })
