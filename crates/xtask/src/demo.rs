@@ -31,6 +31,8 @@ pub fn up() -> Result<()> {
     let started = Instant::now();
     let mut demo = Demo { cluster: Cluster::daemons(lab, programs)? };
     demo.form()?;
+    demo.launch()?;
+    demo.evacuate()?;
     demo.lose_the_leader()?;
     demo.leave_it_up()?;
     say(&format!("all that took {:.1} s", started.elapsed().as_secs_f64()));
@@ -66,6 +68,34 @@ impl Demo {
         self.type_on(1, &["cluster", "list"]).map(drop)
     }
 
+    /// A network, an image, and containers on every member.
+    fn launch(&self) -> Result<()> {
+        say("a network and an image for all members, and containers on each");
+        self.type_on(1, &["network", "create", "incusbr0", "ipv4.address=10.123.0.1/24", "ipv6.address=none"])?;
+        self.type_on(1, &["profile", "device", "add", "default", "eth0", "nic", "network=incusbr0"])?;
+        self.cluster.import_busybox("busybox")?;
+        self.type_on(2, &["image", "list", "-c", "lfdas"])?;
+        for number in 1..=3 {
+            self.type_on(number, &["launch", "busybox", &format!("c{number}")])?;
+        }
+        self.type_on(1, &["init", "busybox", "spare", "--target", "server2"])?;
+        let addresses = |list: String| list.lines().filter(|l| l.contains("10.123.0.")).count() == 3;
+        self.cluster.until("an address for each", || {
+            Ok(addresses(self.cluster.incus(1, &["list", "-f", "csv", "-c", "n4"])?).then_some(()))
+        })?;
+        self.type_on(1, &["list", "-c", "ns4tL"])?;
+        self.type_on(3, &["exec", "c1", "--", "sh", "-c", "echo precious > /root/data; hostname; uptime"]).map(drop)
+    }
+
+    fn evacuate(&self) -> Result<()> {
+        say("server2 needs maintenance: its instances go elsewhere, and come back");
+        self.type_on(1, &["cluster", "evacuate", "server2", "--force"])?;
+        self.type_on(3, &["list", "-c", "nstL"])?;
+        self.type_on(3, &["cluster", "list", "-c", "nrsm"])?;
+        self.type_on(1, &["cluster", "restore", "server2", "--force"])?;
+        self.type_on(3, &["list", "-c", "nstL"]).map(drop)
+    }
+
     fn lose_the_leader(&mut self) -> Result<()> {
         let leader = self.cluster.leader(1)?;
         let other = leader % 3 + 1;
@@ -77,10 +107,17 @@ impl Demo {
             Ok((done.code == 0).then_some(()))
         })?;
         println!("# the first write was accepted {:.1} s after the kill", killed.elapsed().as_secs_f64());
-        self.type_on(other, &["profile", "list", "-f", "compact"])?;
-        say(&format!("starting the daemon on server{leader} again: it has what it missed"));
+        self.type_on(other, &["launch", "busybox", "c4", "--target", &format!("server{other}")])?;
+        say(&format!(
+            "starting the daemon on server{leader} again: it has what it missed, its containers never stopped"
+        ));
         self.cluster.start(leader)?;
-        self.type_on(leader, &["profile", "list", "-f", "compact"])?;
+        self.cluster.until("all running", || {
+            let list = self.cluster.incus(leader, &["list", "-f", "csv", "-c", "ns"])?;
+            Ok((list.lines().filter(|l| l.ends_with("RUNNING")).count() == 4).then_some(()))
+        })?;
+        self.type_on(leader, &["list", "-c", "ns4tL"])?;
+        self.type_on(leader, &["exec", "c1", "--", "cat", "/root/data"])?;
         self.type_on(other, &["cluster", "list"]).map(drop)
     }
 

@@ -123,6 +123,8 @@ fn environment(cx: &Cx) -> Result<Environment> {
         certificate_fingerprint: identity.fingerprint()?,
         certificate: identity.certificate,
         driver: "lxc".into(),
+        // Without the library there are no containers, but everything else.
+        driver_version: host::lxc::version().unwrap_or_default(),
         firewall: "nftables".into(),
         kernel: uname.sysname().to_string_lossy().into_owned(),
         kernel_architecture: uname.machine().to_string_lossy().into_owned(),
@@ -136,6 +138,8 @@ fn environment(cx: &Cx) -> Result<Environment> {
         server_name: if daemon.clustered() { daemon.name() } else { crate::certs::hostname() },
         server_pid: std::process::id().into(),
         server_version: VERSION.into(),
+        storage: "dir".into(),
+        storage_version: "1".into(),
         storage_supported_drivers: vec![StorageDriver { name: "dir".into(), version: "1".into(), remote: false }],
         ..Environment::default()
     })

@@ -290,7 +290,10 @@ impl Driver for Dir {
             for name in names {
                 self.make(&self.snapshot_path(volume, &name), |path| tree::receive(path, from, progress))?;
             }
-            self.make(&self.path(volume), |path| tree::receive(path, from, progress))
+            self.make(&self.path(volume), |path| tree::receive(path, from, progress))?;
+            // Who sent it may remove it when this returns: by then a power cut must not take it.
+            let pool = fs::File::open(&self.path).context("Opening the pool")?;
+            rustix::fs::syncfs(&pool).map_err(io::Error::from).context("Writing the volume to the disk")
         })();
         if received.is_err() {
             let _ = remove(&self.snapshots_of(volume));
