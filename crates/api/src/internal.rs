@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use crate::endpoint::{Allow::*, At, Raw, Sync};
 use crate::instance::InstanceState;
+use crate::key::Config;
+use crate::profile::Devices;
 
 /// Body of `POST /internal/sql`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +52,17 @@ pub struct SqlResult {
     pub rows_affected: u64,
 }
 
+/// A profile as it was before it was changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct ProfileBefore {
+    pub project: String,
+    pub name: String,
+    pub config: Config,
+    pub devices: Devices,
+}
+
 /// An instance that runs on a member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceRun {
@@ -89,6 +102,8 @@ crate::endpoints! {
     /// The files of a volume as a checked stream, for another member: with its snapshots, without them
     /// (`?snapshots=false`), or those of one snapshot (`?snapshot=`).
     VOLUME_FILES_STREAM = GET "/internal/volumes/{pool}/{kind}/{volume}/stream" -> Raw, Member, At::Any, "";
+    /// A profile was changed: the instances that run here follow; those that could not, and why.
+    PROFILE_CHANGED = POST "/internal/profiles/changed" (ProfileBefore) -> Sync<Vec<String>>, Member, At::Any, "";
     /// The instances that run on this member, by row id; with `?full=1`, with what they use.
     INSTANCES = GET "/internal/instances" -> Sync<BTreeMap<i64, InstanceRun>>, Member, At::Any, "";
 }

@@ -149,12 +149,16 @@ fn devices_and_limits(cluster: &Cluster) -> Result<()> {
     cluster.incus(2, &["config", "set", "c1", "limits.memory=64MiB"])?;
     assert_eq!(cluster.get(2, "/1.0/instances/c1/state")?["memory"]["total"], 64 << 20);
     cluster.incus(2, &["config", "unset", "c1", "limits.memory"])?;
-    // By a profile, for the next start.
+    // By a profile likewise, on whichever member it is changed.
     cluster.incus(1, &["profile", "create", "small"])?;
-    cluster.incus(1, &["profile", "set", "small", "limits.memory=32MiB"])?;
     cluster.incus(1, &["profile", "add", "c1", "small"])?;
+    cluster.incus(2, &["profile", "set", "small", "limits.memory=32MiB"])?;
     assert_eq!(cluster.get(2, "/1.0/instances/c1/state")?["memory"]["total"], 32 << 20);
     assert!(cluster.refused(1, &["profile", "delete", "small"])?.contains("in use"));
+    assert!(
+        cluster.refused(1, &["profile", "device", "remove", "default", "root"])?.contains("relies on this profile")
+    );
+    assert!(cluster.refused(1, &["profile", "set", "small", "bogus=1"])?.contains("Unknown configuration key"));
     cluster.incus(1, &["profile", "remove", "c1", "small"])?;
     cluster.incus(1, &["profile", "delete", "small"]).map(drop)
 }

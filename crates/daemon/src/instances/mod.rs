@@ -150,6 +150,13 @@ impl Expander {
         incus_core::expand::expand(named.map(|p| (&p.config, &p.devices)), own)
     }
 
+    /// Takes another configuration and other devices for those of a profile.
+    pub fn replace(&mut self, project: &str, name: &str, config: Config, devices: Devices) {
+        if let Some(profile) = self.profiles.get_mut(&(project.to_owned(), name.to_owned())) {
+            (profile.config, profile.devices) = (config, devices);
+        }
+    }
+
     /// The instance with what its profiles add.
     pub fn load(&self, row: Instance) -> Loaded {
         let (config, devices) = self.expand(&row.project, &row.profiles, (&row.config, &row.devices));

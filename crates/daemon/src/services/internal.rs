@@ -27,6 +27,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::ABORT, abort);
     r.sync(&api::internal::RESET, reset);
     r.sync(&api::internal::POOL_REMOVE, remove_pool);
+    r.sync(&api::internal::PROFILE_CHANGED, super::profile_effects::changed);
     r.sync(&api::internal::INSTANCES, super::instances::states);
 }
 

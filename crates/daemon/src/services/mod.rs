@@ -27,6 +27,7 @@ pub mod networks;
 pub mod operations;
 pub mod placed;
 pub mod pools;
+pub mod profile_effects;
 pub mod profiles;
 pub mod projects;
 pub mod server;

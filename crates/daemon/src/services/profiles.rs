@@ -1,7 +1,8 @@
 //! `/1.0/profiles`.
 
 use api::endpoint::in_project;
-use api::profile::{Profile, ProfilePost, ProfilePut, ProfilesPost};
+use api::key::Config;
+use api::profile::{Devices, Profile, ProfilePost, ProfilePut, ProfilesPost};
 use api::{Error, Result};
 use db::Tx;
 use db::projects::Feature;
@@ -9,6 +10,8 @@ use serde_json::Value;
 
 use crate::edge::auth::Trust;
 use crate::edge::{Cx, Router};
+use crate::instances::{self, Expander};
+use crate::services::profile_effects;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::profile::LIST, list);
@@ -71,6 +74,7 @@ async fn get(cx: Cx, (): ()) -> Result<Profile> {
 
 async fn create(cx: Cx, new: ProfilesPost) -> Result<()> {
     api::name::plain("profile", &new.name)?;
+    check(&new.config, &new.devices)?;
     let (project, name) = (cx.project().to_owned(), new.name.clone());
     cx.daemon
         .write(move |tx| {
@@ -96,16 +100,50 @@ async fn patch(cx: Cx, new: Value) -> Result<()> {
     change(&cx, super::patched(&old, &new)?).await
 }
 
+/// Checks what instances with the profile would get from it.
+fn check(config: &Config, devices: &Devices) -> Result<()> {
+    api::keys::instance::check(config)?;
+    instances::devices::validate(devices)
+}
+
 async fn change(cx: &Cx, new: ProfilePut) -> Result<()> {
+    check(&new.config, &new.devices)?;
     let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
-    cx.daemon
+    let old = cx
+        .daemon
         .write(move |tx| {
             let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
-            let id = db::profiles::get(tx, &holder, &name)?.id;
-            db::profiles::update(tx, id, &new.description, &new.config, &new.devices)
+            let old = db::profiles::get(tx, &holder, &name)?;
+            db::profiles::update(tx, old.id, &new.description, &new.config, &new.devices)?;
+            keeps_roots(tx, &old)?;
+            Ok(old)
         })
         .await?;
     tell(cx, "profile-updated", in_project(format!("/1.0/profiles/{}", cx.arg(0)), cx.project()));
+    let failed = profile_effects::everywhere(&cx.daemon, &old).await?;
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::internal(format!(
+        "The profile is changed, but not all that run could be updated: {}. The rest takes effect when they start again",
+        failed.join("; ")
+    )))
+}
+
+/// Refuses if an instance would be left without its root disk.
+fn keeps_roots(tx: &Tx<'_>, profile: &db::profiles::Profile) -> Result<()> {
+    let expander = Expander::new(tx)?;
+    for row in profile_effects::users(tx, profile)? {
+        let pool = db::volumes::of_instance(tx, row.id)?.pool;
+        let name = row.name.clone();
+        let l = expander.load(row);
+        if incus_core::disk::root(&l.devices).is_ok_and(|(_, has)| has == pool) {
+            continue;
+        }
+        return Err(Error::bad_request(format!(
+            "At least one instance relies on this profile's root disk device: {name}"
+        )));
+    }
     Ok(())
 }
 

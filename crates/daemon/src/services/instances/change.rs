@@ -92,7 +92,7 @@ pub async fn apply(daemon: &Arc<Daemon>, old: &Loaded, new: InstancePut) -> Resu
 }
 
 /// Carries over to a running instance what can be; what is to be noted about its devices.
-async fn while_it_runs(daemon: &Arc<Daemon>, old: &Loaded, new: &Loaded) -> Result<Config> {
+pub async fn while_it_runs(daemon: &Arc<Daemon>, old: &Loaded, new: &Loaded) -> Result<Config> {
     let mut notes = Config::new();
     let mut done = Vec::new();
     for name in old.devices.keys().chain(new.devices.keys().filter(|n| !old.devices.contains_key(*n))) {

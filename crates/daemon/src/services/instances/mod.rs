@@ -22,6 +22,7 @@ use crate::instances::{self, Loaded};
 use crate::operations::{New, Resources};
 use crate::state::Daemon;
 
+pub use change::while_it_runs;
 pub use list::states;
 pub use rename::files_follow;
 pub use snapshots::expire as expire_snapshots;
