@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use api::Result;
 use api::error::Context as _;
-use rustix::termios::{Winsize, tcsetwinsize};
+use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use super::Containers;
 
@@ -33,7 +33,7 @@ impl Containers {
         let (ours, theirs) = host::lxc::terminal(&devpts).context("Making a terminal in the container")?;
         let size = Winsize { ws_col: size.0, ws_row: size.1, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&ours, size).map_err(std::io::Error::from).context("Setting the size of a terminal")?;
-        self.give_terminal(id, theirs.as_fd(), 0)?;
+        self.give(id, theirs.as_fd(), 0, 0)?;
         Ok((ours, theirs))
     }
 
@@ -42,6 +42,10 @@ impl Containers {
         self.init(id)?;
         let opened = self.open(id)?.console();
         let (terminal, hold) = opened.context("The console is in use, or the container ends just now")?;
+        // The console itself is a terminal already: what it says and hears must not be worked on twice.
+        let mut modes = tcgetattr(&terminal).map_err(std::io::Error::from)?;
+        modes.make_raw();
+        tcsetattr(&terminal, OptionalActions::Now, &modes).map_err(std::io::Error::from)?;
         Ok(Console { terminal, _hold: hold })
     }
 

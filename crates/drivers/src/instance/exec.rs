@@ -1,11 +1,12 @@
 //! Programs that are run in a container.
 
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use api::error::{Context as _, Kind};
 use api::{Error, Result};
 use host::process::{self, Process};
-use rustix::fs::{Gid, Uid, fchown};
+use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
+use rustix::termios::isatty;
 
 use super::helper::{Ask, Executed, Helper};
 use super::{Containers, Status, not_running};
@@ -53,7 +54,7 @@ impl Containers {
             return Err(Error::bad_request("Missing command"));
         }
         for stream in &run.stdio {
-            self.give_terminal(id, *stream, run.uid)?;
+            self.give(id, *stream, run.uid, run.gid)?;
         }
         let ask = Ask::Exec {
             container: self.handle(id),
@@ -78,16 +79,19 @@ impl Containers {
         }
     }
 
-    /// Makes a terminal that of a user inside: liblxc can't, where root of the container has no right to it.
-    pub(super) fn give_terminal(&self, id: &str, terminal: BorrowedFd<'_>, uid: u32) -> Result<()> {
-        if !rustix::termios::isatty(terminal) {
+    /// Makes a terminal or pipe that of a user inside, who may want to open it again by its name: liblxc can't where
+    /// root of the container has no right to it.
+    pub(super) fn give(&self, id: &str, stream: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<()> {
+        let pipe = fstat(stream).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Fifo);
+        let terminal = !pipe && isatty(stream);
+        if !pipe && !terminal {
             return Ok(());
         }
         let init = self.init(id)?.pid();
         let user = process::outside(init, "uid_map", uid).context("Reading the ids of the container")?;
-        let group = process::outside(init, "gid_map", TTY)?;
+        let group = process::outside(init, "gid_map", if terminal { TTY } else { gid })?;
         let (user, group) = (user.map(Uid::from_raw), group.map(Gid::from_raw));
-        fchown(terminal.as_fd(), user, group).map_err(std::io::Error::from).context("Handing the terminal over")
+        fchown(stream, user, group).map_err(std::io::Error::from).context("Handing a stream over")
     }
 }
 

@@ -148,8 +148,9 @@ impl Containers {
     /// The number of the signal with which it is asked to halt.
     fn halt_signal(&self, id: &str) -> i32 {
         let text = fs::read_to_string(self.config(id)).unwrap_or_default();
-        let named = text.lines().filter_map(|l| l.split_once('=').filter(|(key, _)| key.trim() == "lxc.signal.halt"));
-        match named.last().map(|(_, value)| value.trim()) {
+        let mut named =
+            text.lines().filter_map(|l| l.split_once('=').filter(|(key, _)| key.trim() == "lxc.signal.halt"));
+        match named.next_back().map(|(_, value)| value.trim()) {
             Some("SIGUSR2") => 12,
             Some("SIGRTMIN+3") => 37,
             _ => 30,

@@ -13,6 +13,7 @@ use drivers::image::{self, Files};
 use drivers::instance::{Containers, Exec, Status};
 use incus_core::idmap::Idmap;
 use incus_core::lxc_conf::{Init, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The environment that programs get.
 pub const PATH: &str = "PATH=/sbin:/bin:/usr/sbin:/usr/bin";
@@ -176,4 +177,19 @@ pub fn until(what: &str, mut so: impl FnMut() -> bool) {
         assert!(start.elapsed() < Duration::from_secs(20), "still waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Reads from a terminal until the text has been shown.
+pub fn expect(terminal: &mut File, text: &str) -> String {
+    let (start, mut seen) = (Instant::now(), String::new());
+    while !seen.contains(text) {
+        assert!(start.elapsed() < Duration::from_secs(20), "still waiting for {text:?}; seen: {seen:?}");
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        if poll(&mut [PollFd::new(terminal, PollFlags::IN)], Some(&timeout)).unwrap() > 0 {
+            let mut buffer = [0; 4096];
+            let n = terminal.read(&mut buffer).unwrap_or(0);
+            seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+    }
+    seen
 }

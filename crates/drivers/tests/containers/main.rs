@@ -8,6 +8,7 @@ mod life;
 mod mounts;
 mod programs;
 
+use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -54,13 +55,15 @@ fn main() -> ExitCode {
         println!("SKIPPED: {lacking}");
         return ExitCode::SUCCESS;
     }
-    let status = Command::new("unshare")
+    // In its place: whoever ends this program ends its namespaces.
+    let error = Command::new("unshare")
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(args)
         .env(INSIDE, "1")
-        .status();
-    if status.is_ok_and(|s| s.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        .exec();
+    println!("unshare can't be run: {error}");
+    ExitCode::FAILURE
 }
 
 fn lacking() -> Option<String> {

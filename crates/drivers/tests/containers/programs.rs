@@ -1,13 +1,13 @@
 //! Programs in a container.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
 use drivers::instance::{Exec, Running};
 
-use crate::lab::{Lab, PATH, until};
+use crate::lab::{Lab, PATH, expect};
 
 pub fn streams(lab: &Lab) {
     lab.running("c1");
@@ -60,18 +60,6 @@ fn in_terminal(lab: &Lab, argv: &[&str], uid: u32) -> (Running, File) {
     let exec = Exec { argv: &argv, env: &env, cwd: "/", uid, gid: uid, stdio, controlling_terminal: true };
     let running = lab.containers.exec("c1", &exec).unwrap();
     (running, File::from(ours))
-}
-
-/// Reads until the text has been shown.
-fn expect(terminal: &mut File, text: &str) -> String {
-    let mut seen = String::new();
-    until(text, || {
-        let mut buffer = [0; 4096];
-        let n = terminal.read(&mut buffer).unwrap_or(0);
-        seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
-        seen.contains(text)
-    });
-    seen
 }
 
 pub fn terminal(lab: &Lab) {
