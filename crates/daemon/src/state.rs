@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use api::error::Context as _;
 use api::event::Lifecycle;
@@ -28,6 +29,9 @@ use crate::instances::Instances;
 use crate::instances::placing::Placing;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
+
+/// How long a reader waits for a majority to confirm that the own replica is up to date.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What of the database every request needs, kept in memory and renewed when the database changes.
 #[derive(Clone, Default)]
@@ -93,6 +97,8 @@ pub struct Daemon {
     pub networks: Arc<Networks>,
     /// What it has made of them.
     pub places: crate::services::networks::Places,
+    /// When a reader last waited for the majority in vain.
+    missed: Mutex<Option<Instant>>,
     /// Tells that another database was taken into use.
     pub db_replaced: Notify,
     db: RwLock<Db>,
@@ -135,6 +141,7 @@ impl Daemon {
             ready: tokio::sync::watch::Sender::new(false),
             networks,
             places,
+            missed: Mutex::default(),
             db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
             health: RwLock::new(parts.health),
@@ -226,10 +233,23 @@ impl Daemon {
         f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + Sync + 'static,
     ) -> Result<T> {
         let db = self.db();
-        if db.status().leader.is_some() && db.read_barrier().await.is_ok() {
-            return db.peek(f).await;
+        if db.status().leader.is_some() && !self.majority_missed_lately() {
+            // What can't be had in a moment can't be had: the replica answers, and the next readers don't wait for it.
+            match tokio::time::timeout(MOMENT, db.read_barrier()).await {
+                Ok(Ok(())) => {}
+                _ => self.majority_missed(),
+            }
         }
         db.peek(f).await
+    }
+
+    fn majority_missed(&self) {
+        *self.missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn majority_missed_lately(&self) -> bool {
+        let missed = *self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.is_some_and(|at| at.elapsed() < MOMENT)
     }
 
     /// Renews what is known of the cluster.

@@ -9,5 +9,10 @@ use crate::key::Family;
 
 /// Every family, under the name that the reference of Incus has for it (`devices/disk` for a group of one).
 pub fn families() -> Vec<(&'static str, Family)> {
-    vec![("server", server::SERVER), ("cluster", member::MEMBER), ("storage_volume_dir", volume::VOLUME)]
+    vec![
+        ("server", server::SERVER),
+        ("cluster", member::MEMBER),
+        ("instance", instance::INSTANCE),
+        ("storage_volume_dir", volume::VOLUME),
+    ]
 }

@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::tokens;
+use crate::edge::auth::Trust;
 use crate::edge::request::json;
 use crate::edge::{Body, Cx, Router, reply};
 use crate::join::hash;
@@ -54,12 +55,19 @@ fn changeable(c: &Certificate) -> CertificatePut {
 }
 
 async fn list(cx: Cx, (): ()) -> Result<Vec<Certificate>> {
-    Ok(cx.daemon.view(db::certificates::list).await?.into_iter().map(shown).collect())
+    let all = cx.daemon.view(db::certificates::list).await?.into_iter().map(shown);
+    Ok(all.filter(|c| visible(&cx, c)).collect())
+}
+
+/// A client that is restricted to projects sees its own certificate and no other.
+fn visible(cx: &Cx, certificate: &Certificate) -> bool {
+    !matches!(cx.caller.trust, Trust::Restricted(_)) || certificate.fingerprint == cx.caller.name
 }
 
 async fn find(cx: &Cx) -> Result<Certificate> {
     let prefix = cx.arg(0).to_owned();
-    cx.daemon.view(move |tx| db::certificates::get(tx, &prefix)).await.map(shown)
+    let found = shown(cx.daemon.view(move |tx| db::certificates::get(tx, &prefix)).await?);
+    if visible(cx, &found) { Ok(found) } else { Err(Error::not_found("Certificate not found")) }
 }
 
 async fn get(cx: Cx, (): ()) -> Result<Certificate> {

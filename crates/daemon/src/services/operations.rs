@@ -1,6 +1,6 @@
 //! `/1.0/operations`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use hyper::{Request, Response};
 use serde_json::{Value, json};
 
 use super::tokens;
+use crate::edge::auth::Trust;
 use crate::edge::{Body, Cx, Router};
-use crate::state::Daemon;
+use crate::operations::Operation;
 
 /// How long another member may take to tell of its operations.
 const OTHERS: Duration = Duration::from_secs(2);
@@ -29,9 +30,12 @@ pub fn routes(r: &mut Router) {
 async fn list(cx: Cx, (): ()) -> Result<Value> {
     let mut all = own(&cx);
     if cx.daemon.clustered() && cx.caller.protocol != "cluster" {
-        all.extend(of_others(&cx.daemon).await);
+        all.extend(of_others(&cx).await);
         let known: Vec<String> = all.iter().map(|o| o.id.clone()).collect();
-        let issued = tokens::as_operations(&cx.daemon).await.unwrap_or_default();
+        let issued = match only(&cx) {
+            None => tokens::as_operations(&cx.daemon).await.unwrap_or_default(),
+            Some(_) => Vec::new(),
+        };
         all.extend(issued.into_iter().filter(|o| !known.contains(&o.id)));
     }
     let whole = !matches!(cx.param("recursion"), "" | "0");
@@ -46,31 +50,63 @@ async fn list(cx: Cx, (): ()) -> Result<Value> {
 fn own(cx: &Cx) -> Vec<View> {
     let all_projects = cx.flag("all-projects");
     let wanted = |p: &str| all_projects || p.is_empty() || p == cx.project() || cx.caller.protocol == "cluster";
-    cx.daemon.operations.list().iter().filter(|o| wanted(&o.project)).map(|o| o.view()).collect()
+    let only = only(cx);
+    let visible = |p: &String| only.as_ref().is_none_or(|projects| projects.contains(p));
+    let all = cx.daemon.operations.list();
+    all.iter().filter(|o| wanted(&o.project) && visible(&o.project)).map(|o| o.view()).collect()
+}
+
+/// The projects that the caller is restricted to; another member tells those of its own caller.
+fn only(cx: &Cx) -> Option<BTreeSet<String>> {
+    match &cx.caller.trust {
+        Trust::Restricted(projects) => Some(projects.clone()),
+        _ if cx.caller.protocol == "cluster" && cx.query.contains_key("only") => {
+            Some(cx.param("only").split(',').map(str::to_owned).collect())
+        }
+        _ => None,
+    }
 }
 
 /// What the other members run; one that does not answer at once is left out.
-async fn of_others(daemon: &Arc<Daemon>) -> Vec<View> {
+async fn of_others(cx: &Cx) -> Vec<View> {
+    let daemon = &cx.daemon;
+    let mut path = "/1.0/operations?recursion=1&all-projects=true".to_owned();
+    if let Some(projects) = only(cx) {
+        path += &format!("&only={}", api::endpoint::encode(&projects.into_iter().collect::<Vec<_>>().join(",")));
+    }
+    let path = path.as_str();
     let snapshot = daemon.snapshot();
     let others = snapshot.members.iter().filter(|m| m.raft_id != Some(daemon.raft_id()));
     let asked = others.filter(|m| daemon.must_be_online(m, &snapshot).is_ok()).map(|member| async {
         let remote = daemon.remote(&member.address).ok()?;
-        let path = "/1.0/operations?recursion=1&all-projects=true";
         let answer = tokio::time::timeout(OTHERS, remote.json("GET", path, None)).await.ok()?.ok()?;
         serde_json::from_value::<BTreeMap<String, Vec<View>>>(answer.metadata).ok()
     });
     join_all(asked).await.into_iter().flatten().flat_map(BTreeMap::into_values).flatten().collect()
 }
 
+/// The operation of the request, if the caller may know of it.
+fn find(cx: &Cx) -> Result<Arc<Operation>> {
+    let found = cx.daemon.operations.get(cx.arg(0))?;
+    match only(cx) {
+        Some(projects) if !projects.contains(&found.project) => Err(Error::not_found("Operation not found")),
+        _ => Ok(found),
+    }
+}
+
 async fn get(cx: Cx, (): ()) -> Result<View> {
-    match cx.daemon.operations.get(cx.arg(0)) {
+    match find(&cx) {
         Ok(operation) => Ok(operation.view()),
+        Err(e) if only(&cx).is_some() => Err(e),
         Err(e) => tokens::as_operation(&cx.daemon, cx.arg(0)).await?.ok_or(e),
     }
 }
 
 async fn delete(cx: Cx, (): ()) -> Result<()> {
     let id = cx.arg(0).to_owned();
+    if only(&cx).is_some() {
+        find(&cx)?;
+    }
     let revoked = tokens::revoke(&cx.daemon, &id).await?;
     match cx.daemon.operations.cancel(&id) {
         Err(_) if revoked => Ok(()),
@@ -91,7 +127,7 @@ async fn wait(cx: Cx, (): ()) -> Result<View> {
     if !cx.caller.trusted() {
         return Err(Error::forbidden("not authorized"));
     }
-    Ok(cx.daemon.operations.get(cx.arg(0))?.wait(timeout).await)
+    Ok(find(&cx)?.wait(timeout).await)
 }
 
 async fn websocket(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
