@@ -17,6 +17,8 @@ pub mod expiry;
 pub mod extension;
 pub mod image;
 pub mod instance;
+pub mod instance_exec;
+pub mod instance_files;
 pub mod internal;
 pub mod key;
 pub mod keys;
@@ -41,6 +43,8 @@ pub fn endpoints() -> impl Iterator<Item = &'static Info> {
         operation::ENDPOINTS,
         certificate::ENDPOINTS,
         cluster::ENDPOINTS,
+        instance_exec::ENDPOINTS,
+        instance_files::ENDPOINTS,
         internal::ENDPOINTS,
         project::ENDPOINTS,
         profile::ENDPOINTS,

@@ -57,4 +57,14 @@ pub enum Command {
         /// Which one
         id: String,
     },
+    /// Serve the files of an instance by SFTP on standard input, which is a socket
+    #[command(hide = true)]
+    Forkfile {
+        /// Those that this process sees
+        #[arg(long, required_unless_present = "directory", conflicts_with = "directory")]
+        pid: Option<i32>,
+        /// Those below this directory
+        #[arg(long)]
+        directory: Option<std::path::PathBuf>,
+    },
 }

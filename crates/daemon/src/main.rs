@@ -13,8 +13,10 @@ mod locks;
 mod operations;
 mod paths;
 mod services;
+mod sockets;
 mod start;
 mod state;
+mod streams;
 mod volumes;
 
 use std::process::ExitCode;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::events::Hub;
+use crate::sockets::{self, Channels, Sockets};
 
 /// How long an operation can still be looked at after it has ended.
 const REMEMBERED: Duration = Duration::from_secs(5);
@@ -27,6 +28,8 @@ pub enum Class {
     Task,
     /// A token that waits to be used.
     Token,
+    /// Work that talks to a client through websockets.
+    Websocket,
 }
 
 impl Class {
@@ -34,6 +37,7 @@ impl Class {
         match self {
             Class::Task => "task",
             Class::Token => "token",
+            Class::Websocket => "websocket",
         }
     }
 }
@@ -48,10 +52,16 @@ pub struct Operation {
     pub project: String,
     ended: watch::Sender<bool>,
     cancel: CancellationToken,
+    channels: Channels,
     hub: Arc<Hub>,
 }
 
 impl Operation {
+    /// The websockets that it waits for.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
     /// As clients see it now.
     pub fn view(&self) -> View {
         self.lock().clone()
@@ -88,12 +98,16 @@ impl Operation {
     }
 
     fn change(&self, change: impl FnOnce(&mut View)) {
-        let view = {
+        let mut view = {
             let mut view = self.lock();
             change(&mut view);
             view.updated_at = Timestamp::now();
             view.clone()
         };
+        // Whoever listens learns that something happens, not the secrets to take part in it.
+        if let Some(metadata) = &mut view.metadata {
+            metadata.remove(sockets::FDS);
+        }
         self.hub.operation(&view, &self.project);
     }
 
@@ -129,9 +143,27 @@ impl Operations {
         F: FnOnce(Arc<Operation>) -> Fut,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        let operation = self.add(new);
+        let operation = self.add(new, Channels::default());
+        self.spawn(&operation, work(operation.clone()));
+        operation
+    }
+
+    /// Adds an operation that talks to a client through websockets of these names.
+    pub fn converse<F, Fut>(&self, new: New, names: &[&'static str], work: F) -> Arc<Operation>
+    where
+        F: FnOnce(Arc<Operation>, Sockets) -> Fut,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (channels, sockets, secrets) = Channels::new(names);
+        let mut new = New { class: Class::Websocket, ..new };
+        new.metadata.insert(sockets::FDS.into(), secrets);
+        let operation = self.add(new, channels);
+        self.spawn(&operation, work(operation.clone(), sockets));
+        operation
+    }
+
+    fn spawn(&self, operation: &Arc<Operation>, work: impl Future<Output = Result<()>> + Send + 'static) {
         operation.set_status(StatusCode::Running, None);
-        let work = work(operation.clone());
         let (running, all) = (operation.clone(), self.all.clone());
         tokio::spawn(async move {
             let cancel = running.cancelled();
@@ -145,17 +177,16 @@ impl Operations {
             tokio::time::sleep(REMEMBERED).await;
             all.lock().unwrap_or_else(PoisonError::into_inner).remove(&running.id());
         });
-        operation
     }
 
     /// Adds a token: an operation that does nothing but wait to be used or cancelled.
     pub fn token(&self, new: New) -> Arc<Operation> {
-        let operation = self.add(New { class: Class::Token, may_cancel: true, ..new });
+        let operation = self.add(New { class: Class::Token, may_cancel: true, ..new }, Channels::default());
         operation.set_status(StatusCode::Running, None);
         operation
     }
 
-    fn add(&self, new: New) -> Arc<Operation> {
+    fn add(&self, new: New, channels: Channels) -> Arc<Operation> {
         let now = Timestamp::now();
         let view = View {
             id: new_id(new.raft_id),
@@ -175,6 +206,7 @@ impl Operations {
             project: new.project,
             ended: watch::Sender::new(false),
             cancel: CancellationToken::new(),
+            channels,
             hub: self.hub.clone(),
             view: Mutex::new(view),
         });

@@ -29,6 +29,8 @@ use crate::instances::Instances;
 use crate::instances::placing::Placing;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
+use crate::services::instances::Consoles;
+use crate::sockets::Sockets;
 
 /// How long a reader waits for a majority to confirm that the own replica is up to date.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -81,6 +83,8 @@ pub struct Daemon {
     pub hub: Arc<Hub>,
     /// Background operations.
     pub operations: Operations,
+    /// Who is connected to consoles.
+    pub consoles: Consoles,
     /// Wakes the main task when the daemon is to stop.
     pub stop: Notify,
     /// The containers of this member.
@@ -133,6 +137,7 @@ impl Daemon {
             router: Arc::new(router),
             operations: Operations::new(hub.clone()),
             hub,
+            consoles: Consoles::default(),
             stop: Notify::new(),
             containers,
             instances: Instances::default(),
@@ -424,6 +429,15 @@ impl Daemon {
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
         self.operations.run(new, work)
+    }
+
+    /// Runs work in the background that talks to a client through websockets of these names.
+    pub fn converse<F, Fut>(&self, new: New, names: &[&'static str], work: F) -> Arc<Operation>
+    where
+        F: FnOnce(Arc<Operation>, Sockets) -> Fut,
+        Fut: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.operations.converse(new, names, work)
     }
 
     /// Tells that something without a project has changed.

@@ -3,6 +3,7 @@
 //! Architecture invariant: knows no HTTP and no Raft.
 
 pub mod device;
+pub mod files;
 pub mod image;
 pub mod instance;
 pub mod network;

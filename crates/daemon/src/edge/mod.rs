@@ -11,6 +11,7 @@ pub mod listen;
 pub mod reply;
 pub mod request;
 pub mod router;
+pub mod websocket;
 
 pub use reply::Body;
 pub use request::Cx;

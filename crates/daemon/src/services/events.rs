@@ -8,17 +8,16 @@ use api::event::{Event, LIFECYCLE, LOGGING, OPERATION};
 use api::{Error, Result};
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
+use hyper::header::{CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 
 use crate::edge::auth::Trust;
-use crate::edge::reply::full;
+use crate::edge::websocket::upgrade;
 use crate::edge::{Body, Cx, Router};
 use crate::state::Daemon;
 
@@ -29,30 +28,6 @@ const PING: Duration = Duration::from_secs(10);
 
 pub fn routes(r: &mut Router) {
     r.raw(&api::server::EVENTS, events);
-}
-
-/// A websocket to a client.
-pub type WebSocket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
-
-/// Accepts a websocket: the answer, and the websocket once the client has it.
-pub fn upgrade(
-    mut request: Request<Incoming>,
-) -> Result<(Response<Body>, impl Future<Output = Result<WebSocket>> + Send)> {
-    let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
-    let key = key.ok_or_else(|| Error::bad_request("This needs a websocket"))?;
-    let upgraded = hyper::upgrade::on(&mut request);
-    let answer = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "websocket")
-        .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
-        .body(full(""))
-        .map_err(|e| Error::internal(e.to_string()))?;
-    let socket = async move {
-        let upgraded = upgraded.await.map_err(|e| Error::unavailable(e.to_string()))?;
-        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await)
-    };
-    Ok((answer, socket))
 }
 
 struct Wanted {

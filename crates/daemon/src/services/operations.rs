@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::tokens;
 use crate::edge::auth::Trust;
+use crate::edge::websocket::upgrade;
 use crate::edge::{Body, Cx, Router};
 use crate::operations::Operation;
 
@@ -130,7 +131,16 @@ async fn wait(cx: Cx, (): ()) -> Result<View> {
     Ok(find(&cx)?.wait(timeout).await)
 }
 
-async fn websocket(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
-    cx.daemon.operations.get(cx.arg(0))?;
-    Err(Error::bad_request("This operation has no websocket"))
+/// Whoever knows the secret may connect, trusted or not.
+async fn websocket(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
+    let operation = cx.daemon.operations.get(cx.arg(0))?;
+    let slot = operation.channels().find(cx.param("secret"))?;
+    let (answer, socket) = upgrade(request)?;
+    let slot = slot.take()?;
+    tokio::spawn(async move {
+        if let Ok(socket) = socket.await {
+            slot.connect(socket);
+        }
+    });
+    Ok(answer)
 }

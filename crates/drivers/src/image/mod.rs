@@ -11,6 +11,7 @@ mod metadata;
 mod pack;
 mod squashfs;
 pub mod template;
+pub mod templates;
 #[cfg(test)]
 mod tests;
 mod unpack;

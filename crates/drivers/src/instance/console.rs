@@ -2,13 +2,18 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use api::Result;
 use api::error::Context as _;
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, major, open, openat2};
+use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize};
 
 use super::Containers;
+
+/// Major numbers of terminals in a `devpts`.
+const TERMINALS: std::ops::RangeInclusive<u32> = 136..=143;
 
 /// The console of a running container.
 #[derive(Debug)]
@@ -47,6 +52,25 @@ impl Containers {
         modes.make_raw();
         tcsetattr(&terminal, OptionalActions::Now, &modes).map_err(std::io::Error::from)?;
         Ok(Console { terminal, _hold: hold })
+    }
+
+    /// Tells the programs on its console how large, in columns and rows, the terminal is that shows it.
+    pub fn resize_console(&self, id: &str, size: (u16, u16)) -> Result<()> {
+        let failed = "Setting the size of the console";
+        let root = open(format!("/proc/{}/root", self.init(id)?.pid()), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let root = root.map_err(std::io::Error::from).context(failed)?;
+        // Whatever the container has put there: a link leads nowhere, and nothing but a terminal is opened.
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let set = || {
+            let place = openat2(&root, "dev/console", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside)?;
+            if !TERMINALS.contains(&major(fstat(&place)?.st_rdev)) {
+                return Err(Errno::NOTTY);
+            }
+            let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let console = open(format!("/proc/self/fd/{}", place.as_raw_fd()), flags, Mode::empty())?;
+            tcsetwinsize(&console, Winsize { ws_col: size.0, ws_row: size.1, ws_xpixel: 0, ws_ypixel: 0 })
+        };
+        set().map_err(std::io::Error::from).context(failed)
     }
 
     /// What its console has shown since its start, also when it has ended; `clear` forgets it.

@@ -1,7 +1,7 @@
 //! `/1.0/images`: what is known of images, and changing it. Their files are in [`store`].
 
 mod aliases;
-mod export;
+pub mod export;
 mod multipart;
 pub mod store;
 mod upload;

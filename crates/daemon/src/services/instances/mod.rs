@@ -2,13 +2,21 @@
 //! [`crate::instances`].
 
 mod change;
+mod console;
 mod copy;
 mod create;
 pub mod delete;
+mod exec;
+mod files;
 mod list;
+mod logs;
+mod metadata;
 mod moving;
 mod names;
+mod process;
+mod record;
 mod rename;
+mod sftp;
 mod snapshots;
 mod state;
 
@@ -16,13 +24,16 @@ use std::sync::Arc;
 
 use api::instance::InstancePut;
 use api::{Error, Result};
+use serde_json::Value;
 
 use crate::edge::{Cx, Router};
+use crate::events::{lifecycle, with_context};
 use crate::instances::{self, Loaded};
 use crate::operations::{New, Resources};
 use crate::state::Daemon;
 
 pub use change::while_it_runs;
+pub use console::Consoles;
 pub use list::states;
 pub use rename::files_follow;
 pub use snapshots::expire as expire_snapshots;
@@ -40,6 +51,12 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::instance::STATE, list::state);
     r.operation(&api::instance::STATE_PUT, state::put);
     snapshots::routes(r);
+    exec::routes(r);
+    console::routes(r);
+    files::routes(r);
+    sftp::routes(r);
+    logs::routes(r);
+    metadata::routes(r);
 }
 
 /// The instance of the request.
@@ -54,6 +71,12 @@ pub async fn find_here(cx: &Cx) -> Result<Loaded> {
         return Ok(l);
     }
     Err(Error::unavailable(format!("The instance is on the member \"{}\" now: try again", l.row.member)))
+}
+
+/// Tells what was done with an instance, and more about it.
+fn tell<const N: usize>(cx: &Cx, l: &Loaded, action: &str, context: [(&'static str, Value); N]) {
+    let event = lifecycle(action, l.url(), Some(cx.caller.requestor()));
+    cx.daemon.tell_in(&with_context(event, context), &l.row.project);
 }
 
 /// A new operation about an instance.
