@@ -81,7 +81,10 @@ impl Containers {
             read => read.context(format!("Reading {}", path.display()))?,
         };
         if clear {
-            // liblxc appends to it.
+            // While it runs liblxc appends to it, and when it ends writes there what it has kept in memory.
+            if self.init_pid(id)?.is_some() {
+                self.open(id)?.console_log(true).context("Clearing the console's memory")?;
+            }
             File::options().write(true).truncate(true).open(&path).context(format!("Clearing {}", path.display()))?;
         }
         Ok(shown)
