@@ -46,7 +46,7 @@ struct Guest<'a> {
 
 impl<'a> Guest<'a> {
     fn new(machine: &'a Machine, network: &str, name: &str) -> Result<Guest<'a>> {
-        let dir = machine.dir.join(format!("guest-{name}"));
+        let dir = machine.dir.join(format!("guest-{network}-{name}"));
         std::fs::create_dir_all(&dir)?;
         let (told, script) = (dir.join("pid"), dir.join("udhcpc"));
         let text = format!("echo $$ > {}; exec unshare --net sleep 600", told.display());
@@ -57,7 +57,7 @@ impl<'a> Guest<'a> {
             let comm = machine.run("cat", &[&format!("/proc/{pid}/comm")], "")?.out;
             Ok((comm.trim() == "sleep").then_some(pid))
         })?;
-        let card = format!("veth-{name}");
+        let card = format!("veth{pid}");
         machine.must("ip", &["link", "add", &card, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
         machine.must("ip", &["link", "set", &card, "master", network, "up"])?;
         let guest = Guest { machine, pid };
@@ -222,7 +222,7 @@ fn refusals(cluster: &Cluster) -> Result<()> {
     let machine = &cluster.lab.machines[0];
     assert_eq!(machine.run("ip", &["link", "show", "dev", "new"], "")?.code, 1);
     assert!(machine.must("ip", &["-br", "addr", "show", "dev", "there"])?.contains("10.9.8.1/24"));
-    assert_eq!(cluster.get(1, "/1.0/networks/there")?["config"].as_object().unwrap().len(), 3);
+    assert_eq!(cluster.get(1, "/1.0/networks/there")?["config"].as_object().unwrap().len(), 2);
     assert!(dnsmasq(machine, "there").is_some());
 
     cluster.incus(1, &["network", "set", "there", "ipv4.address=auto"])?;
@@ -233,9 +233,20 @@ fn refusals(cluster: &Cluster) -> Result<()> {
     let said = cluster.refused(1, &["network", "create", "new", "--project", "own"])?;
     assert!(said.contains("can only be in the project \"default\""), "{said}");
     assert_eq!(cluster.incus(1, &["network", "list", "--project", "own", "-f", "csv"])?.trim(), "");
-    cluster.incus(1, &["network", "create", "vlan7", "--type", "macvlan", "parent=eth0", "vlan=7"])?;
-    assert_eq!(cluster.get(1, "/1.0/networks/vlan7/state")?["vlan"], json!({"lower_device": "eth0", "vid": 7}));
-    cluster.incus(1, &["network", "delete", "vlan7", "there"])?;
+    let probe = ["link", "add", "link", "eth0", "name", "probe", "type", "vlan", "id", "9"];
+    if machine.run("ip", &probe, "")?.code == 0 {
+        machine.must("ip", &["link", "del", "probe"])?;
+        cluster.incus(1, &["network", "create", "vlan7", "--type", "macvlan", "parent=eth0", "vlan=7"])?;
+        assert_eq!(cluster.get(1, "/1.0/networks/vlan7/state")?["vlan"], json!({"lower_device": "eth0", "vid": 7}));
+        cluster.incus(1, &["network", "delete", "vlan7"])?;
+    } else {
+        eprintln!("SKIPPED: this kernel has no VLANs");
+    }
+    cluster.incus(1, &["network", "create", "mv0", "--type", "macvlan", "parent=eth0"])?;
+    assert_eq!(cluster.get(1, "/1.0/networks/mv0/state")?["addresses"][0]["address"], "10.77.0.1");
+    let said = cluster.refused(1, &["network", "list-leases", "mv0"])?;
+    assert!(said.contains("give no leases"), "{said}");
+    cluster.incus(1, &["network", "delete", "mv0", "there"])?;
     let links = machine.must("ip", &["-br", "link"])?;
     assert!(!links.contains("there") && !links.contains("eth0.7"), "{links}");
     Ok(())
@@ -360,9 +371,10 @@ fn away(cluster: &mut Cluster) -> Result<()> {
 /// What one member cannot make is there on the others; it says so, and is mended.
 fn unavailable(cluster: &Cluster) -> Result<()> {
     let second = &cluster.lab.machines[1];
-    second.must("ip", &["link", "add", "dummy0", "type", "dummy"])?;
+    second.must("ip", &["link", "add", "dummy0", "type", "bridge"])?;
     second.must("ip", &["addr", "add", "10.99.0.7/24", "dev", "dummy0"])?;
-    cluster.incus(1, &["network", "create", "half", "ipv4.address=10.99.0.1/24", "ipv6.address=none"])?;
+    cluster
+        .incus(1, &["network", "create", "half", "ipv4.address=10.99.0.1/24", "ipv4.nat=true", "ipv6.address=none"])?;
     assert_eq!((has(&cluster.lab.machines[0], "half"), has(second, "half")), (ALL, NOTHING));
     assert_eq!(cluster.get(1, "/1.0/networks/half")?["status"], "Created");
     assert_eq!(cluster.get(1, "/1.0/networks/half?target=server2")?["status"], "Unavailable");
@@ -380,12 +392,15 @@ fn unavailable(cluster: &Cluster) -> Result<()> {
 /// A member that leaves takes nothing along; one that joins gets all.
 fn leaving(cluster: &Cluster) -> Result<()> {
     let third = &cluster.lab.machines[2];
+    let started = Instant::now();
     cluster.incus(1, &["cluster", "remove", "server3", "--yes"])?;
+    println!("removed after {} ms", started.elapsed().as_millis());
     cluster.until("nothing on the member that left", || {
         let gone = has(third, "incusbr0") == NOTHING && !third.incus_dir().join("networks/incusbr0").exists();
         let own = cluster.incus_in(3, &["network", "list", "-f", "csv"], "")?;
         Ok((gone && own.code == 0 && !own.out.contains("YES")).then_some(()))
     })?;
+    println!("left after {} ms", started.elapsed().as_millis());
     let join = |parent: &str| -> Result<lab::run::Output> {
         let preseed = format!(
             "cluster:\n  enabled: true\n  server_address: {}:8443\n  cluster_token: {}\n  member_config:\n  - entity: \
@@ -398,7 +413,6 @@ fn leaving(cluster: &Cluster) -> Result<()> {
     let said = join("")?.refused()?;
     assert!(said.contains("needs the option \"parent\""), "{said}");
     assert_eq!(has(third, "incusbr0"), NOTHING);
-    cluster.incus(1, &["cluster", "revoke-token", "server3"])?;
     join("eth0")?.ok()?;
     assert_eq!(has(third, "incusbr0"), (true, true, false));
     assert_eq!(cluster.get(3, "/1.0/networks/mv?target=server3")?["config"], json!({"parent": "eth0"}));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api::Result;
 use db::Tx;
+use db::members::Member;
 use db::placed::Placement;
 use db::value::Progress;
 
@@ -13,6 +14,8 @@ use crate::state::Daemon;
 
 /// How long a new one is waited for on the other members that are there.
 const OTHERS: Duration = Duration::from_secs(10);
+/// A member that was not heard of for so long is not waited for, though it may not count as offline yet.
+const SILENT: jiff::SignedDuration = jiff::SignedDuration::from_secs(3);
 
 /// How far it is, as clients are told.
 pub fn status(state: Progress) -> &'static str {
@@ -44,8 +47,11 @@ where
     while started.elapsed() < OTHERS {
         let Ok(places) = daemon.db().peek(places.clone()).await else { return };
         let snapshot = daemon.snapshot();
-        let there =
-            |id: i64| snapshot.members.iter().any(|m| m.id == id && daemon.must_be_online(m, &snapshot).is_ok());
+        let heard = |m: &Member| {
+            let last = daemon.health().last_heard(m);
+            last.is_some_and(|at| jiff::Timestamp::now().duration_since(at) < SILENT)
+        };
+        let there = |id: i64| snapshot.members.iter().any(|m| m.id == id && heard(m));
         if !places.iter().any(|p| p.state == Progress::Pending && there(p.member_id)) {
             return;
         }
