@@ -74,6 +74,73 @@ pub struct InstanceRun {
     pub state: Option<InstanceState>,
 }
 
+/// What the runner of a plan asks of a member for an instance that changes its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceTask {
+    /// Row id of the instance.
+    pub instance: i64,
+    /// UUID of the plan.
+    pub plan: String,
+    /// The pool of this member in which its files lie, or are to lie.
+    pub pool: String,
+    /// The name of the volume there.
+    pub volume: String,
+    /// What is to be done.
+    pub what: Task,
+}
+
+/// One thing to do; doing it again does no harm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "do")]
+pub enum Task {
+    /// Nothing: only tell.
+    Look,
+    /// Stop it.
+    Stop {
+        /// Seconds that it may take before it is stopped by force.
+        timeout: u64,
+        /// Stop it by force at once.
+        force: bool,
+    },
+    /// Get its files.
+    Fetch {
+        /// From the member at this address; empty: from this one.
+        address: String,
+        /// The pool there.
+        pool: String,
+        /// The volume there.
+        volume: String,
+    },
+    /// Start it.
+    Start,
+    /// Remove its files.
+    Remove,
+}
+
+impl Task {
+    /// Its name.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Task::Look => "look",
+            Task::Stop { .. } => "stop",
+            Task::Fetch { .. } => "fetch",
+            Task::Start => "start",
+            Task::Remove => "remove",
+        }
+    }
+}
+
+/// What a member has of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceFacts {
+    /// It runs here.
+    pub runs: bool,
+    /// Its files are here, all of them.
+    pub exists: bool,
+    /// Bytes that have come in, while they come in.
+    pub bytes: u64,
+}
+
 crate::endpoints! {
     /// Answers when the daemon serves.
     READY = GET "/internal/ready" -> Sync<Value>, Member, At::Any, "";
@@ -104,6 +171,8 @@ crate::endpoints! {
     VOLUME_FILES_STREAM = GET "/internal/volumes/{pool}/{kind}/{volume}/stream" -> Raw, Member, At::Any, "";
     /// A profile was changed: the instances that run here follow; those that could not, and why.
     PROFILE_CHANGED = POST "/internal/profiles/changed" (ProfileBefore) -> Sync<Vec<String>>, Member, At::Any, "";
+    /// The runner of a plan asks for something to be done for an instance that changes its place.
+    INSTANCE_TASK = POST "/internal/instances/task" (InstanceTask) -> Sync<InstanceFacts>, Member, At::Any, "";
     /// The instances that run on this member, by row id; with `?full=1`, with what they use.
     INSTANCES = GET "/internal/instances" -> Sync<BTreeMap<i64, InstanceRun>>, Member, At::Any, "";
 }

@@ -1,6 +1,7 @@
 //! Which instance goes where when a member is emptied, and when it comes back.
 
 use api::Result;
+use api::profile::Devices;
 
 use crate::placement::{self, Candidate, Target};
 use crate::plan::{Action, Mode, Step};
@@ -77,6 +78,29 @@ pub fn restore(local: &[Instance], away: &[Instance], back: i64, skip: bool) -> 
     });
     let home = away.iter().map(|i| step(i, Action::Migrate, back, i.running, "it comes from here"));
     here.chain(home).collect()
+}
+
+/// What ties an instance to its member: the first device that another member doesn't have.
+pub fn tie(devices: &Devices) -> Option<String> {
+    devices.iter().find_map(|(name, config)| {
+        let set = |key: &str| config.get(key).map(String::as_str).filter(|v| !v.is_empty());
+        let why = match set("type")? {
+            "disk" if set("path") == Some("/") && set("source").is_none() => return None,
+            "disk" => match set("pool") {
+                Some(pool) => format!("its volume lies in the pool \"{pool}\" of this member"),
+                None => "it shows files of this member".to_owned(),
+            },
+            "nic" => match set("nictype").unwrap_or_default() {
+                kind @ ("physical" | "sriov") => format!("it is a network card of this member ({kind})"),
+                _ => return None,
+            },
+            kind @ ("gpu" | "infiniband" | "pci" | "tpm" | "unix-block" | "unix-char" | "unix-hotplug" | "usb") => {
+                format!("it is hardware of this member ({kind})")
+            }
+            _ => return None,
+        };
+        Some(format!("device \"{name}\": {why}"))
+    })
 }
 
 fn step(i: &Instance, action: Action, to: i64, start: bool, why: &str) -> Step {
@@ -159,6 +183,25 @@ mod tests {
         assert_eq!(to, [2, 2, 3, 2]);
         let alone = [member(1, Status::Evacuating, 4)];
         assert!(evacuate(&all, &alone, 1, None).unwrap().iter().all(|s| s.action == Action::Stop && s.to == 1));
+    }
+
+    #[test]
+    fn what_other_members_do_not_have_ties_an_instance() {
+        for (text, tied) in [
+            ("type=disk path=/ pool=local", false),
+            ("type=disk path=/srv source=/srv", true),
+            ("type=disk path=/data source=data pool=local", true),
+            ("type=nic network=incusbr0", false),
+            ("type=nic nictype=bridged parent=br0", false),
+            ("type=nic nictype=physical parent=eth1", true),
+            ("type=gpu", true),
+            ("type=none", false),
+        ] {
+            let config =
+                text.split(' ').filter_map(|kv| kv.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
+            let tie = tie(&Devices::from([("dev".to_owned(), config)]));
+            assert_eq!(tie.is_some_and(|t| t.starts_with("device \"dev\": ")), tied, "{text}");
+        }
     }
 
     #[test]

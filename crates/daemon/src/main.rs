@@ -12,6 +12,7 @@ mod join;
 mod locks;
 mod operations;
 mod paths;
+mod plans;
 mod services;
 mod sockets;
 mod start;

@@ -189,7 +189,7 @@ impl Operations {
     fn add(&self, new: New, channels: Channels) -> Arc<Operation> {
         let now = Timestamp::now();
         let view = View {
-            id: new_id(new.raft_id),
+            id: if new.id.is_empty() { new_id(new.raft_id) } else { new.id },
             class: new.class.as_str().into(),
             description: new.description.into(),
             created_at: now,
@@ -256,6 +256,8 @@ impl Operations {
 
 /// What an operation begins with.
 pub struct New {
+    /// Its id, if it was given one before: that of its stored plan. Otherwise empty.
+    pub id: String,
     /// What kind.
     pub class: Class,
     /// What it does, as clients know it.
@@ -274,7 +276,8 @@ pub struct New {
     pub raft_id: u64,
 }
 
-fn new_id(raft_id: u64) -> String {
+/// A new id for an operation of the member with this Raft id.
+pub fn new_id(raft_id: u64) -> String {
     let mut bytes = Uuid::new_v4().into_bytes();
     // Ids beyond 65535 members that ever were are found by asking.
     let id = u16::try_from(raft_id).unwrap_or(0);
@@ -293,6 +296,7 @@ mod tests {
 
     fn new(class: Class, may_cancel: bool) -> New {
         New {
+            id: String::new(),
             class,
             description: "Testing",
             resources: Resources::new(),

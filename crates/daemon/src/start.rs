@@ -16,7 +16,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, instances, join, services};
+use crate::{certs, instances, join, plans, services};
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
@@ -91,6 +91,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
     tokio::spawn(services::events::follow_members(daemon.clone()));
+    tokio::spawn(plans::watch(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())
 }

@@ -29,6 +29,7 @@ use crate::instances::Instances;
 use crate::instances::placing::Placing;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
+use crate::plans::Plans;
 use crate::services::instances::Consoles;
 use crate::sockets::Sockets;
 
@@ -93,6 +94,8 @@ pub struct Daemon {
     pub instances: Instances,
     /// Instances that are being placed.
     pub placing: Placing,
+    /// Plans that this member carries out.
+    pub plans: Plans,
     /// What it listens on, by configuration key.
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
     /// True once this member has caught up with the others; requests wait for that.
@@ -142,6 +145,7 @@ impl Daemon {
             containers,
             instances: Instances::default(),
             placing: Placing::default(),
+            plans: Plans::default(),
             listeners: Mutex::default(),
             ready: tokio::sync::watch::Sender::new(false),
             networks,
@@ -411,6 +415,7 @@ impl Daemon {
     /// What a new operation begins with.
     pub fn operation(&self, description: &'static str, project: &str, resources: Resources) -> New {
         New {
+            id: String::new(),
             class: Class::Task,
             description,
             resources,

@@ -236,6 +236,12 @@ pub fn adopt(tx: &Tx<'_>, id: i64, from: Option<i64>, to: i64) -> Result<()> {
     }
 }
 
+/// True if that member is to carry the plan out, and it has not ended.
+pub fn is_run_by(tx: &Tx<'_>, id: i64, member: i64) -> Result<bool> {
+    let sql = "SELECT 1 FROM plans WHERE id = ?1 AND runner = ?2 AND state IN ('running', 'undoing')";
+    Ok(tx.one(sql, (id, member), |_| Ok(()))?.is_some())
+}
+
 /// Records that a member begins a step, which may have been begun before.
 pub fn begin_step(tx: &Tx<'_>, id: i64, number: usize, member: i64, now: Timestamp) -> Result<()> {
     let sql = "UPDATE plan_steps SET state = ?3, member = ?4, started_at = ?5 WHERE plan_id = ?1 AND number = ?2";
@@ -299,13 +305,14 @@ mod tests {
         assert_eq!(unfinished(&tx).unwrap()[0].runner, None);
         adopt(&tx, id, None, 1).unwrap();
         assert!(adopt(&tx, id, None, 1).is_err());
+        assert!(is_run_by(&tx, id, 1).unwrap() && !is_run_by(&tx, id, 2).unwrap());
         begin_step(&tx, id, 0, 1, at(3)).unwrap();
         end_step(&tx, id, 0, StepState::Done, "").unwrap();
         end_step(&tx, id, 1, StepState::Failed, "no room").unwrap();
         assert_eq!(end_step(&tx, id, 2, StepState::Done, "").unwrap_err().message, "Plan not found");
         set_state(&tx, id, State::Done, "", at(4)).unwrap();
         assert!(set_state(&tx, id, State::Failed, "late", at(5)).is_err());
-        assert!(unfinished(&tx).unwrap().is_empty());
+        assert!(unfinished(&tx).unwrap().is_empty() && !is_run_by(&tx, id, 1).unwrap());
         let got = get(&tx, "u").unwrap();
         assert_eq!((got.state, got.ended, got.steps[1].result.as_str()), (State::Done, Some(at(4)), "no room"));
         assert!(of_member(&tx, 2).unwrap().is_empty(), "the member is gone, the plan is not");

@@ -57,6 +57,11 @@ pub async fn autostart(daemon: &Arc<Daemon>) {
     all.retain(|l| !daemon.instances.runs(l.row.id) && l.config.read_set(&keys::AUTOSTART).unwrap_or_else(|| ran(l)));
     all.sort_by_key(|l| (-l.config.read(&keys::AUTOSTART_PRIORITY), l.row.name.clone()));
     for l in all {
+        // Those that a plan has to do with are its business.
+        let id = l.row.id;
+        if !daemon.db().peek(move |tx| crate::plans::claim(tx, id)).await.is_ok_and(|claim| claim.is_none()) {
+            continue;
+        }
         let _busy = super::lock(&daemon, l.row.id).await;
         // It may have gone or been started since.
         let Ok(l) = super::by_id(daemon, l.row.id).await else { continue };

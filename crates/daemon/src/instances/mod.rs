@@ -175,6 +175,24 @@ pub async fn by_id(daemon: &Arc<Daemon>, id: i64) -> Result<Loaded> {
     daemon.view(move |tx| Ok(Expander::new(tx)?.load(db::instances::by_id(tx, id)?))).await
 }
 
+/// The instance with that row id, which must be on this member and be no plan's business. The caller holds its lock,
+/// and may have waited for it for long.
+pub async fn here(daemon: &Arc<Daemon>, id: i64) -> Result<Loaded> {
+    let own = daemon.member_id();
+    daemon
+        .view(move |tx| {
+            let l = Expander::new(tx)?.load(db::instances::by_id(tx, id)?);
+            if l.row.member_id != own {
+                return Err(Error::unavailable(format!(
+                    "The instance is on the member \"{}\" now: try again",
+                    l.row.member
+                )));
+            }
+            crate::plans::must_be_free(tx, id).map(|()| l)
+        })
+        .await
+}
+
 /// The instances of this member, from the own replica.
 pub async fn of_this_member(daemon: &Arc<Daemon>) -> Result<Vec<Loaded>> {
     let own = daemon.member_id();

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use api::key::{Config, Read as _};
 use api::{Error, Result};
+use db::Tx;
 use drivers::image::template::{self, TemplateContext};
 use incus_core::idmap::Idmap;
 use incus_core::limits;
@@ -12,8 +13,8 @@ use incus_core::lxc_conf::{Cgroups, Init, Spec};
 use jiff::Timestamp;
 
 use super::{Loaded, devices, stop};
-use crate::blocking;
 use crate::state::Daemon;
+use crate::{blocking, plans};
 
 /// The ids that containers have on this machine.
 static IDMAP: LazyLock<Idmap> = LazyLock::new(|| {
@@ -26,6 +27,11 @@ static IDMAP: LazyLock<Idmap> = LazyLock::new(|| {
 /// # Errors
 /// When it runs already, or anything that it needs is missing; nothing of it is left then.
 pub async fn start(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
+    start_for(daemon, l, None).await
+}
+
+/// Starts an instance of this member, in the name of the plan with that UUID if there is one.
+pub async fn start_for(daemon: &Arc<Daemon>, l: &Loaded, plan: Option<&str>) -> Result<()> {
     if daemon.instances.runs(l.row.id) {
         return Err(Error::bad_request("The instance is already running"));
     }
@@ -35,8 +41,10 @@ pub async fn start(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
     let plugs = devices::prepare(daemon, &nics).await?;
     let notes = nics.iter().map(|n| &n.volatile).chain(plugs.iter().map(|p| &p.volatile));
     let notes: Config = notes.flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let noted = note_start(daemon, l, notes, plan).await;
+    let refused = noted.is_err();
     let started = async {
-        let l = note_start(daemon, l, notes).await?;
+        let l = noted?;
         let spec = spec(daemon, &l, &volume, devices::links(&plugs)).await?;
         let (containers, id) = (daemon.containers.clone(), l.id());
         blocking::run(move || {
@@ -47,7 +55,8 @@ pub async fn start(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
     };
     if let Err(e) = started.await {
         devices::clean(daemon, &nics).await;
-        if let Err(e) = stop::note_stop(daemon, l, false).await {
+        // A plan starts it again elsewhere; and if it was refused nothing was noted.
+        if !refused && let Err(e) = stop::note_stop(daemon, l, plan.is_some()).await {
             tracing::warn!("noting that {} did not start: {e}", l.id());
         }
         return Err(e);
@@ -56,8 +65,22 @@ pub async fn start(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
     Ok(())
 }
 
+/// Refuses unless the instance is on this member, and no plan but the one with that UUID has to do with it: this is
+/// asked in the transaction, so that nothing runs twice.
+fn must_start_here(tx: &Tx<'_>, id: i64, own: i64, plan: Option<&str>) -> Result<()> {
+    let row = db::instances::by_id(tx, id)?;
+    if row.member_id != own {
+        return Err(Error::conflict(format!("The instance is on the member \"{}\" now", row.member)));
+    }
+    if plan.is_none() {
+        plans::must_be_free(tx, id)?;
+        plans::must_be_in_service(tx, own)?;
+    }
+    Ok(())
+}
+
 /// Writes down that the instance is to run from now on, and what its devices are; the instance as it is then.
-async fn note_start(daemon: &Arc<Daemon>, l: &Loaded, devices: Config) -> Result<Loaded> {
+async fn note_start(daemon: &Arc<Daemon>, l: &Loaded, devices: Config, plan: Option<&str>) -> Result<Loaded> {
     let idmap = if l.privileged() { "[]".to_owned() } else { IDMAP.to_json() };
     let mut notes = devices;
     for (key, value) in [
@@ -72,9 +95,11 @@ async fn note_start(daemon: &Arc<Daemon>, l: &Loaded, devices: Config) -> Result
         notes.insert(key.into(), value.into());
     }
     let (id, now, written) = (l.row.id, Timestamp::now(), notes.clone());
+    let (own, plan) = (daemon.member_id(), plan.map(str::to_owned));
     daemon
         .db()
         .write(move |tx| {
+            must_start_here(tx, id, own, plan.as_deref())?;
             let notes = written.iter().map(|(k, v)| (k.as_str(), Some(v.as_str()).filter(|v| !v.is_empty())));
             db::instances::patch_config(tx, id, notes)?;
             db::instances::set_last_used(tx, id, now)

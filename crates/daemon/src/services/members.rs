@@ -9,15 +9,16 @@ use api::cluster::{
 use api::key::Read as _;
 use api::{Error, Result};
 use db::members::{Member, Role, State};
+use incus_core::plan::Mode;
 use incus_core::roles;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::tokens;
 use crate::edge::{Cx, Router};
-use crate::join;
 use crate::operations::Operation;
 use crate::state::{Daemon, Snapshot};
+use crate::{join, plans};
 
 pub fn routes(r: &mut Router) {
     r.list(&api::cluster::MEMBERS, list);
@@ -314,13 +315,14 @@ fn sysinfo() -> ClusterMemberSysInfo {
 
 async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operation>> {
     cx.daemon.must_be_clustered()?;
-    let shown = Shown::load(&cx.daemon).await?;
-    shown.find(cx.arg(0)).map_err(|e| e.context("Failed to update cluster member state"))?;
+    let name = cx.arg(0).to_owned();
+    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
     match body.action.as_str() {
-        "evacuate" | "restore" => Err(Error::new(
-            api::Kind::NotImplemented,
-            "Evacuating and restoring members is not part of this version yet",
-        )),
+        "evacuate" => plans::evacuate(&cx, Mode::parse(&body.mode)?).await,
+        "restore" => match body.mode.as_str() {
+            "" | "skip" => plans::restore(&cx, body.mode == "skip").await,
+            other => Err(Error::bad_request(format!("Invalid restore mode \"{other}\""))),
+        },
         other => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
     }
 }

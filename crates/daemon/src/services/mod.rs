@@ -60,6 +60,7 @@ pub fn routes(r: &mut Router) {
     server::routes(r);
     volumes::routes(r);
     warnings::routes(r);
+    crate::plans::routes(r);
     crate::volumes::routes(r);
 }
 

@@ -130,12 +130,7 @@ impl Origin {
 async fn target(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<Target> {
     let target = Target::parse(cx.param("target"));
     if target != Target::Any {
-        let project = cx.project().to_owned();
-        let project = cx.daemon.view(move |tx| db::projects::get(tx, &project)).await?;
-        let set = |key: &str| project.config.get(key).map_or("", String::as_str);
-        if set("restricted") == "true" && set("restricted.cluster.target") != "allow" {
-            return Err(Error::forbidden("This project doesn't allow cluster member targeting"));
-        }
+        may_target(cx).await?;
         return Ok(target);
     }
     // A copy stays where its original is, unless that member takes none now.
@@ -154,6 +149,17 @@ async fn target(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<Target>
         }
     }
     Ok(Target::Any)
+}
+
+/// Refuses if the project doesn't let its users choose where instances are.
+pub async fn may_target(cx: &Cx) -> Result<()> {
+    let project = cx.project().to_owned();
+    let project = cx.daemon.view(move |tx| db::projects::get(tx, &project)).await?;
+    let set = |key: &str| project.config.get(key).map_or("", String::as_str);
+    if set("restricted") == "true" && set("restricted.cluster.target") != "allow" {
+        return Err(Error::forbidden("This project doesn't allow cluster member targeting"));
+    }
+    Ok(())
 }
 
 /// What the new instance is to be.
@@ -252,7 +258,7 @@ async fn create_here(cx: Cx, new: InstancesPost, origin: Origin, taken: Option<P
         daemon.tell_in(&events::with_context(event, about), &l.row.project);
         if at_once {
             let _busy = crate::instances::lock(&daemon, id).await;
-            let l = crate::instances::by_id(&daemon, id).await?;
+            let l = crate::instances::here(&daemon, id).await?;
             start::start(&daemon, &l).await?;
             l.lifecycle(&daemon, "instance-started", Some(cx.caller.requestor()));
         }
@@ -337,6 +343,7 @@ async fn record(
     daemon
         .db()
         .write(move |tx| {
+            crate::plans::must_be_in_service(tx, draft.member_id)?;
             let id = db::instances::create(tx, &draft)?;
             let volume = NewVolume {
                 pool_id: db::pools::id(tx, &pool)?,

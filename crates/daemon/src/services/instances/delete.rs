@@ -21,7 +21,7 @@ pub async fn delete_one(cx: Cx, (): ()) -> Result<Arc<Operation>> {
     Ok(daemon.clone().run(operation, move |_| async move {
         let _busy = instances::lock(&daemon, l.row.id).await;
         // It may have been started, or changed, since.
-        let l = instances::by_id(&daemon, l.row.id).await?;
+        let l = instances::here(&daemon, l.row.id).await?;
         refuse(&daemon, &l)?;
         delete(&daemon, &l, Some(cx.caller.requestor())).await
     }))

@@ -33,7 +33,7 @@ pub async fn post(cx: Cx, new: InstancePost) -> Result<Arc<Operation>> {
     let daemon = cx.daemon.clone();
     Ok(daemon.clone().run(operation, move |_| async move {
         let _busy = instances::lock(&daemon, l.row.id).await;
-        let l = instances::by_id(&daemon, l.row.id).await?;
+        let l = instances::here(&daemon, l.row.id).await?;
         if daemon.instances.runs(l.row.id) {
             return Err(Error::bad_request("Renaming of running instance not allowed"));
         }

@@ -133,7 +133,7 @@ async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
     let begun = operation(&daemon, "Snapshotting instance", &l, &name);
     Ok(daemon.clone().run(begun, move |_| async move {
         let _busy = instances::lock(&daemon, id).await;
-        let l = instances::by_id(&daemon, id).await?;
+        let l = instances::here(&daemon, id).await?;
         take(&daemon, &l, &name, expires).await?;
         tell(&cx, &l, "instance-snapshot-created", &name);
         Ok(())
@@ -203,6 +203,7 @@ async fn rename(cx: Cx, new: InstanceSnapshotPost) -> Result<Arc<Operation>> {
     let begun = operation(&daemon, "Renaming snapshot", &l, &snapshot.name);
     Ok(daemon.clone().run(begun, move |_| async move {
         let _busy = instances::lock(&daemon, l.row.id).await;
+        let l = instances::here(&daemon, l.row.id).await?;
         let (_, driver) = instances::pool(&daemon, &l).await?;
         let back = driver.clone();
         let (volume, old, name) = (l.volume(), snapshot.name.clone(), new.name.clone());
@@ -226,6 +227,7 @@ async fn delete(cx: Cx, (): ()) -> Result<Arc<Operation>> {
     let begun = operation(&daemon, "Deleting snapshot", &l, &snapshot.name);
     Ok(daemon.clone().run(begun, move |_| async move {
         let _busy = instances::lock(&daemon, l.row.id).await;
+        let l = instances::here(&daemon, l.row.id).await?;
         let id = snapshot.id;
         daemon.db().write(move |tx| db::snapshots::delete(tx, id)).await?;
         let (_, driver) = instances::pool(&daemon, &l).await?;
@@ -246,7 +248,7 @@ pub async fn restore(cx: &Cx, l: &Loaded, new: &InstancePut) -> Result<Arc<Opera
     let begun = operation(&daemon, "Restoring snapshot", l, &name);
     Ok(daemon.clone().run(begun, move |_| async move {
         let _busy = instances::lock(&daemon, id).await;
-        let l = instances::by_id(&daemon, id).await?;
+        let l = instances::here(&daemon, id).await?;
         let ran = daemon.instances.runs(id);
         if ran {
             let ending = stop::Ending { keep_power: false, restart: true, clean: false };
@@ -285,7 +287,7 @@ pub async fn expire(daemon: &Arc<Daemon>) -> Result<()> {
     let expired = all.into_values().flatten().filter(|s| s.expires.is_some_and(|at| at <= now));
     for snapshot in expired {
         let _busy = instances::lock(&daemon, snapshot.instance_id).await;
-        let l = instances::by_id(daemon, snapshot.instance_id).await?;
+        let l = instances::here(daemon, snapshot.instance_id).await?;
         daemon.db().write(move |tx| db::snapshots::delete(tx, snapshot.id)).await?;
         let (_, driver) = instances::pool(daemon, &l).await?;
         let volume = l.volume();

@@ -53,7 +53,7 @@ pub async fn put(cx: Cx, new: InstanceStatePut) -> Result<Arc<Operation>> {
     let daemon = cx.daemon.clone();
     Ok(daemon.clone().run(operation, move |_| async move {
         let _busy = instances::lock(&daemon, l.row.id).await;
-        let l = instances::by_id(&daemon, l.row.id).await?;
+        let l = instances::here(&daemon, l.row.id).await?;
         carry_out(&daemon, &l, action, &new, &cx).await
     }))
 }
@@ -144,7 +144,7 @@ async fn one_of_all(cx: &Cx, action: Action, new: &InstanceStatePut, row: &db::i
             return elsewhere(daemon, new, row).await;
         }
         let _busy = instances::lock(&daemon, row.id).await;
-        let l = instances::by_id(daemon, row.id).await?;
+        let l = instances::here(daemon, row.id).await?;
         let status = daemon.instances.status(row.id);
         let needed = match action {
             Action::Start => status != StatusCode::Running,

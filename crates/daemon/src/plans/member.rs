@@ -1,0 +1,211 @@
+//! What the runner of a plan asks of the members that an instance leaves and goes to; each thing can be asked again.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use api::internal::{InstanceFacts, InstanceTask, Task};
+use api::operation::StatusCode;
+use api::{Error, Kind, Result};
+use drivers::storage::{self, Volume};
+
+use super::point;
+use crate::blocking;
+use crate::edge::Cx;
+use crate::instances::{self, start, stop};
+use crate::services::pools;
+use crate::state::Daemon;
+use crate::volumes;
+
+/// How long is waited before a member that does not answer is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// A member that is there but does not manage is given up after this time.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// True if a member counts as offline, or is gone.
+pub fn offline(daemon: &Daemon, member: i64) -> bool {
+    if member == daemon.member_id() {
+        return false;
+    }
+    let snapshot = daemon.snapshot();
+    let row = snapshot.members.iter().find(|m| m.id == member);
+    row.is_none_or(|m| daemon.must_be_online(m, &snapshot).is_err())
+}
+
+/// The name of a member.
+pub fn name(daemon: &Daemon, member: i64) -> String {
+    let snapshot = daemon.snapshot();
+    snapshot.members.iter().find(|m| m.id == member).map_or_else(|| format!("#{member}"), |m| m.name.clone())
+}
+
+/// Asks a member to do something. While it does not answer it is asked again, until it counts as offline.
+///
+/// # Errors
+/// Of the kind [`Kind::Unavailable`] if the member is not there; any other is the member's own.
+pub async fn ask(daemon: &Arc<Daemon>, member: i64, task: &InstanceTask) -> Result<InstanceFacts> {
+    let began = Instant::now();
+    loop {
+        let e = match once(daemon, member, task).await {
+            Err(e) if e.kind == Kind::Unavailable => e,
+            other => return other,
+        };
+        // Without a majority nobody knows who is offline: that is waited for.
+        let known = daemon.db().status().leader.is_some();
+        if (known && offline(daemon, member)) || began.elapsed() > LONGEST {
+            return Err(e.context(format!("Cluster member \"{}\" is offline", name(daemon, member))));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Asks a member once.
+pub async fn once(daemon: &Arc<Daemon>, member: i64, task: &InstanceTask) -> Result<InstanceFacts> {
+    if member == daemon.member_id() {
+        return perform(daemon.clone(), task.clone()).await;
+    }
+    let snapshot = daemon.snapshot();
+    let row = snapshot.members.iter().find(|m| m.id == member);
+    let row = row.ok_or_else(|| Error::unavailable("The cluster member was removed"))?;
+    let remote = daemon.remote(&row.address)?;
+    let answer = remote.call(&api::internal::INSTANCE_TASK, &[], "", task);
+    let gone = async {
+        // One that has lost its network does not even hang up.
+        while !offline(daemon, member) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        answer = answer => answer,
+        () = gone => Err(Error::unavailable("It does not answer")),
+    }
+}
+
+/// `POST /internal/instances/task`.
+pub async fn serve(cx: Cx, task: InstanceTask) -> Result<InstanceFacts> {
+    // It goes on although whoever asked may be gone: half of a thing is worth nothing.
+    let done = tokio::spawn(perform(cx.daemon.clone(), task));
+    done.await.map_err(|e| Error::internal(format!("It crashed: {e}")))?
+}
+
+async fn perform(daemon: Arc<Daemon>, task: InstanceTask) -> Result<InstanceFacts> {
+    let volume = Volume { kind: storage::Kind::Container, name: task.volume.clone() };
+    if !matches!(task.what, Task::Look) {
+        point::pass(&daemon, &format!("member:{}:before", task.what.word())).await;
+    }
+    match &task.what {
+        Task::Look => {}
+        Task::Stop { timeout, force } => halt(&daemon, task.instance, *timeout, *force).await?,
+        Task::Fetch { address, pool, volume: from } => {
+            let from = Volume { kind: storage::Kind::Container, name: from.clone() };
+            let source = (!address.is_empty()).then_some(address.as_str());
+            fetch(&daemon, task.instance, source, (pool, &from), (&task.pool, &volume)).await?;
+        }
+        Task::Start => begin(&daemon, task.instance, &task.plan).await?,
+        Task::Remove => remove(&daemon, task.instance, &task.pool, &volume).await?,
+    }
+    if !matches!(task.what, Task::Look) {
+        point::pass(&daemon, &format!("member:{}:after", task.what.word())).await;
+    }
+    let exists = pools::open(&daemon, &task.pool).await?.exists(&volume);
+    Ok(InstanceFacts {
+        runs: daemon.instances.runs(task.instance),
+        exists,
+        bytes: daemon.plans.received(task.instance),
+    })
+}
+
+/// Stops an instance that is to run again, here or elsewhere: cleanly within its time, otherwise by force.
+async fn halt(daemon: &Arc<Daemon>, id: i64, timeout: u64, force: bool) -> Result<()> {
+    let _busy = instances::lock(daemon, id).await;
+    if !daemon.instances.runs(id) {
+        return Ok(());
+    }
+    let l = instances::by_id(daemon, id).await?;
+    let ending = stop::Ending { keep_power: true, restart: false, clean: !force };
+    if !force {
+        if daemon.instances.status(id) == StatusCode::Frozen {
+            stop::freeze(daemon, &l, false).await?;
+        }
+        let clean = stop::How::Clean(Some(Duration::from_secs(timeout)));
+        match stop::stop(daemon, &l, clean, ending).await {
+            Err(e) if daemon.instances.runs(id) => tracing::info!("stopping {} by force: {e}", l.id()),
+            other => return other,
+        }
+    }
+    let ending = stop::Ending { clean: false, ..ending };
+    stop::stop(daemon, &l, stop::How::Force, ending).await
+}
+
+/// Starts an instance that the plan has brought here, or given back.
+async fn begin(daemon: &Arc<Daemon>, id: i64, plan: &str) -> Result<()> {
+    let _busy = instances::lock(daemon, id).await;
+    if daemon.instances.runs(id) {
+        return Ok(());
+    }
+    let l = instances::by_id(daemon, id).await?;
+    start::start_for(daemon, &l, Some(plan)).await?;
+    l.lifecycle(daemon, "instance-started", None);
+    Ok(())
+}
+
+/// Gets the files of an instance; those that are here already came as a whole.
+async fn fetch(
+    daemon: &Arc<Daemon>,
+    id: i64,
+    address: Option<&str>,
+    (from_pool, from): (&str, &Volume),
+    (pool, volume): (&str, &Volume),
+) -> Result<()> {
+    let _lock = volumes::lock(daemon, pool, volume).await;
+    let to = pools::open(daemon, pool).await?;
+    if to.exists(volume) {
+        return Ok(());
+    }
+    let counter = daemon.plans.count(id);
+    let counted = counter.clone();
+    let progress = move |bytes: u64| counted.store(bytes, Ordering::Relaxed);
+    let done = match address {
+        Some(address) => {
+            let source = volumes::Source { address, pool: from_pool, volume: from, part: storage::Part::Whole };
+            volumes::fetch_locked(daemon, &source, pool, volume, progress).await
+        }
+        None => {
+            let source = pools::open(daemon, from_pool).await?;
+            let (from, volume) = (from.clone(), volume.clone());
+            blocking::run(move || {
+                let part = storage::Part::Whole;
+                storage::copy((&*source, &from), &part, (&*to, &volume), &mut |n| progress(n))
+            })
+            .await
+        }
+    };
+    drop(counter);
+    daemon.plans.forget_count(id);
+    done
+}
+
+/// Removes files that no row gives to this member, and what is left of the container beside them.
+async fn remove(daemon: &Arc<Daemon>, id: i64, pool: &str, volume: &Volume) -> Result<()> {
+    let _lock = volumes::lock(daemon, pool, volume).await;
+    if volumes::owned(daemon, pool, volume).await? {
+        return Err(Error::conflict(format!(
+            "The storage pool \"{pool}\" has a volume \"{}\" that belongs to another instance",
+            volume.name
+        )));
+    }
+    let (driver, containers, volume) = (pools::open(daemon, pool).await?, daemon.containers.clone(), volume.clone());
+    let runs = daemon.instances.runs(id);
+    blocking::run(move || {
+        driver.delete_volume(&volume)?;
+        // In another pool of the same member it may run under this name.
+        if !runs && let Err(e) = containers.forget(&volume.name) {
+            tracing::warn!("forgetting {}: {e}", volume.name);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// How many bytes of an instance have come in.
+pub type Counter = Arc<AtomicU64>;

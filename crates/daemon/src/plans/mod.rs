@@ -1,0 +1,177 @@
+//! Stored plans being carried out: whatever changes where instances are.
+//!
+//! A plan is stored in the transaction that decides it, and one member runs it. Before every step the runner asks the
+//! database and the members how things stand, so whoever takes a plan over goes on from there: the same member after a
+//! crash, or the leader if the runner stays away. While a plan has not done with an instance, nobody else starts it.
+
+mod body;
+mod evacuate;
+mod member;
+mod moving;
+mod point;
+mod runner;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use api::Result;
+use db::Tx;
+use db::plans::{Kind, NewPlan, Plan};
+use jiff::Timestamp;
+
+use crate::edge::Router;
+use crate::operations::{self, New, Operation, Resources};
+use crate::state::Daemon;
+
+pub use body::{Body, Part, Settings, Spot, claim, must_be_free, must_be_in_service};
+pub use evacuate::{ORIGIN, evacuate, restore, timeout};
+
+/// How often it is looked whether a plan has no runner.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// The plans that this member runs.
+#[derive(Default)]
+pub struct Plans {
+    active: Mutex<HashSet<String>>,
+    received: Mutex<HashMap<i64, member::Counter>>,
+}
+
+impl Plans {
+    /// Bytes of an instance that have come in so far.
+    fn received(&self, instance: i64) -> u64 {
+        lock(&self.received).get(&instance).map_or(0, |n| n.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, instance: i64) -> member::Counter {
+        lock(&self.received).entry(instance).or_default().clone()
+    }
+
+    fn forget_count(&self, instance: i64) {
+        lock(&self.received).remove(&instance);
+    }
+
+    /// Takes note that this member runs a plan; false if it does already.
+    fn take(&self, uuid: &str) -> bool {
+        lock(&self.active).insert(uuid.to_owned())
+    }
+
+    fn leave(&self, uuid: &str) {
+        lock(&self.active).remove(uuid);
+    }
+
+    fn runs(&self, uuid: &str) -> bool {
+        lock(&self.active).contains(uuid)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub fn routes(r: &mut Router) {
+    r.sync(&api::internal::INSTANCE_TASK, member::serve);
+}
+
+/// A plan that is about to be stored.
+pub struct Wanted {
+    /// What it is for.
+    pub kind: Kind,
+    /// What clients are told that it is about.
+    pub resources: Resources,
+    /// The project of the operation; empty if none.
+    pub project: String,
+}
+
+/// Decides a plan in one transaction, stores it there and begins to carry it out.
+pub async fn begin(
+    daemon: &Arc<Daemon>,
+    wanted: Wanted,
+    decide: impl Fn(&Tx<'_>) -> Result<Body> + Send + Sync + 'static,
+) -> Result<Arc<Operation>> {
+    let uuid = operations::new_id(daemon.raft_id());
+    let (own, id, kind) = (daemon.member_id(), uuid.clone(), wanted.kind);
+    daemon.plans.take(&uuid);
+    let stored = daemon
+        .write(move |tx| {
+            let body = decide(tx)?;
+            let about = (kind != Kind::Move).then_some(own);
+            db::plans::create(
+                tx,
+                &NewPlan {
+                    uuid: id.clone(),
+                    kind,
+                    member: about,
+                    runner: own,
+                    created: Timestamp::now(),
+                    steps: body.parts.len(),
+                    body: body.to_value()?,
+                },
+            )
+        })
+        .await;
+    if let Err(e) = stored {
+        // Should it have been stored all the same it is found by the next round.
+        daemon.plans.leave(&uuid);
+        return Err(e);
+    }
+    let new = New { id: uuid.clone(), ..daemon.operation(description(kind), &wanted.project, wanted.resources) };
+    Ok(carry_out(daemon, new, uuid))
+}
+
+const fn description(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Evacuate => "Evacuating cluster member",
+        Kind::Restore => "Restoring cluster member",
+        Kind::Move => "Migrating instance",
+    }
+}
+
+fn carry_out(daemon: &Arc<Daemon>, new: New, uuid: String) -> Arc<Operation> {
+    let (daemon, work) = (daemon.clone(), daemon.clone());
+    daemon.run(new, move |operation| async move {
+        let done = runner::run(&work, &uuid, &operation).await;
+        work.plans.leave(&uuid);
+        done
+    })
+}
+
+/// Takes up the plans of this member, and as the leader those whose runner is gone, from now on.
+pub async fn watch(daemon: Arc<Daemon>) {
+    loop {
+        if let Err(e) = round(&daemon).await {
+            tracing::debug!("looking for plans without a runner: {e}");
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+async fn round(daemon: &Arc<Daemon>) -> Result<()> {
+    for plan in daemon.db().peek(db::plans::unfinished).await? {
+        if daemon.plans.runs(&plan.uuid) {
+            continue;
+        }
+        let own = daemon.member_id();
+        if plan.runner != Some(own) {
+            let orphan = plan.runner.is_none_or(|runner| member::offline(daemon, runner));
+            if !orphan || !daemon.db().status().leads() {
+                continue;
+            }
+            let (id, from) = (plan.id, plan.runner);
+            daemon.db().write(move |tx| db::plans::adopt(tx, id, from, own)).await?;
+            tracing::warn!("taking over a plan ({:?}) from a member that is offline", plan.kind);
+        }
+        resume(daemon, plan);
+    }
+    Ok(())
+}
+
+fn resume(daemon: &Arc<Daemon>, plan: Plan) {
+    if daemon.plans.take(&plan.uuid) {
+        let resources = Body::of(&plan).map(|body| runner::resources(&body)).unwrap_or_default();
+        let project = runner::project(&plan);
+        let new = New { id: plan.uuid.clone(), ..daemon.operation(description(plan.kind), &project, resources) };
+        carry_out(daemon, new, plan.uuid);
+    }
+}
