@@ -23,14 +23,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// A member that is there but does not manage is given up after this time.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// True if a member counts as offline, or is gone.
+/// True if a member is offline for sure, or is gone.
 pub fn offline(daemon: &Daemon, member: i64) -> bool {
     if member == daemon.member_id() {
         return false;
     }
-    let snapshot = daemon.snapshot();
-    let row = snapshot.members.iter().find(|m| m.id == member);
-    row.is_none_or(|m| daemon.must_be_online(m, &snapshot).is_err())
+    !daemon.snapshot().members.iter().any(|m| m.id == member) || daemon.plans.lost(member)
 }
 
 /// The name of a member.
@@ -50,9 +48,7 @@ pub async fn ask(daemon: &Arc<Daemon>, member: i64, task: &InstanceTask) -> Resu
             Err(e) if e.kind == Kind::Unavailable => e,
             other => return other,
         };
-        // Without a majority nobody knows who is offline: that is waited for.
-        let known = daemon.db().status().leader.is_some();
-        if (known && offline(daemon, member)) || began.elapsed() > LONGEST {
+        if offline(daemon, member) || began.elapsed() > LONGEST {
             return Err(e.context(format!("Cluster member \"{}\" is offline", name(daemon, member))));
         }
         tokio::time::sleep(AGAIN).await;

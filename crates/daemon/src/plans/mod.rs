@@ -14,7 +14,7 @@ mod runner;
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::Result;
 use db::Tx;
@@ -31,11 +31,26 @@ pub use evacuate::{ORIGIN, evacuate, restore, timeout};
 /// How often it is looked whether a plan has no runner.
 const ROUND: Duration = Duration::from_millis(500);
 
+/// How long a member must have counted as offline before something is done about it.
+const SURE: Duration = Duration::from_secs(3);
+
 /// The plans that this member runs.
-#[derive(Default)]
 pub struct Plans {
+    started: Instant,
     active: Mutex<HashSet<String>>,
     received: Mutex<HashMap<i64, member::Counter>>,
+    silent: Mutex<HashMap<i64, Instant>>,
+}
+
+impl Default for Plans {
+    fn default() -> Plans {
+        Plans {
+            started: Instant::now(),
+            active: Mutex::default(),
+            received: Mutex::default(),
+            silent: Mutex::default(),
+        }
+    }
 }
 
 impl Plans {
@@ -59,6 +74,11 @@ impl Plans {
 
     fn leave(&self, uuid: &str) {
         lock(&self.active).remove(uuid);
+    }
+
+    /// True if a member has been offline for so long that it is no mistake.
+    fn lost(&self, member: i64) -> bool {
+        lock(&self.silent).get(&member).is_some_and(|since| since.elapsed() >= SURE)
     }
 
     fn runs(&self, uuid: &str) -> bool {
@@ -140,10 +160,30 @@ fn carry_out(daemon: &Arc<Daemon>, new: New, uuid: String) -> Arc<Operation> {
 /// Takes up the plans of this member, and as the leader those whose runner is gone, from now on.
 pub async fn watch(daemon: Arc<Daemon>) {
     loop {
+        note_silence(&daemon);
         if let Err(e) = round(&daemon).await {
             tracing::debug!("looking for plans without a runner: {e}");
         }
         tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// Notes since when members are offline.
+///
+/// What is stored about them may be old: a daemon that was just started listens for a while before it believes it,
+/// and without a leader nobody asks them.
+fn note_silence(daemon: &Daemon) {
+    let snapshot = daemon.snapshot();
+    let threshold = Duration::from_millis(cluster::health::threshold_ms(&snapshot.config));
+    let knows = daemon.plans.started.elapsed() > threshold && daemon.db().status().leader.is_some();
+    let mut silent = lock(&daemon.plans.silent);
+    silent.retain(|id, _| snapshot.members.iter().any(|m| m.id == *id));
+    for member in &snapshot.members {
+        if knows && daemon.must_be_online(member, &snapshot).is_err() {
+            silent.entry(member.id).or_insert_with(Instant::now);
+        } else {
+            silent.remove(&member.id);
+        }
     }
 }
 
