@@ -162,9 +162,8 @@ crate::endpoints! {
     RESET = POST "/internal/cluster/reset" -> Sync<()>, Member, At::Any, "";
     /// A storage pool was deleted: its place on this member goes.
     POOL_REMOVE = POST "/internal/pools/remove" (Value) -> Sync<()>, Member, At::Any, "";
-    /// Whether this member has the files of a volume, for another member. `{kind}` is the folder in the pool.
-    VOLUME_FILES = GET "/internal/volumes/{pool}/{kind}/{volume}" -> Sync<bool>, Member, At::Any, "";
-    /// Another member wants the files of a volume and its snapshots removed from this one.
+    /// Another member wants the files of a volume and its snapshots removed from this one. `{kind}` is the folder in
+    /// the pool.
     VOLUME_FILES_DELETE = DELETE "/internal/volumes/{pool}/{kind}/{volume}" -> Sync<()>, Member, At::Any, "";
     /// The files of a volume as a checked stream, for another member: with its snapshots, without them
     /// (`?snapshots=false`), or those of one snapshot (`?snapshot=`).

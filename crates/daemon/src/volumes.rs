@@ -33,7 +33,6 @@ const QUEUE: usize = 8;
 const SILENCE: Duration = Duration::from_secs(60);
 
 pub fn routes(r: &mut Router) {
-    r.sync(&api::internal::VOLUME_FILES, has_files);
     r.sync(&api::internal::VOLUME_FILES_DELETE, delete_files);
     r.raw(&api::internal::VOLUME_FILES_STREAM, serve);
 }
@@ -56,24 +55,8 @@ pub struct Source<'a> {
     pub part: Part,
 }
 
-/// Gets a volume with its snapshots from another member into a pool of this one; replaces nothing: a conflict if it
-/// is there. Nothing is left if it fails. `progress` gets the bytes that have come in so far.
-#[allow(dead_code, reason = "for those who move instances")]
-pub async fn fetch(
-    daemon: &Arc<Daemon>,
-    address: &str,
-    pool: &str,
-    from: &Volume,
-    to_pool: &str,
-    to: &Volume,
-    progress: impl Fn(u64) + Send + Sync + 'static,
-) -> Result<()> {
-    let _lock = lock(daemon, to_pool, to).await;
-    let source = Source { address, pool, volume: from, part: Part::Whole };
-    fetch_locked(daemon, &source, to_pool, to, progress).await
-}
-
-/// The same for a caller who holds the lock, and may want only a part of the volume.
+/// Gets a volume from another member into a pool of this one; replaces nothing: a conflict if it is there. Nothing is
+/// left if it fails. `progress` gets the bytes that have come in so far. The caller holds the lock of the new volume.
 pub async fn fetch_locked(
     daemon: &Arc<Daemon>,
     source: &Source<'_>,
@@ -147,13 +130,6 @@ async fn open(daemon: &Arc<Daemon>, source: &Source<'_>) -> Result<Incoming> {
         .unwrap_or_else(|| Error::new(Kind::from_status(status.as_u16()), format!("The answer is {status}"))))
 }
 
-/// True if another member has the files of a volume.
-#[allow(dead_code, reason = "for those who move instances")]
-pub async fn exists_on(daemon: &Arc<Daemon>, address: &str, pool: &str, volume: &Volume) -> Result<bool> {
-    let args = [pool, volume.kind.folder(), &volume.name];
-    daemon.remote(address)?.call(&api::internal::VOLUME_FILES, &args, "", &()).await
-}
-
 /// Removes the files of a volume and its snapshots from another member; those that are not there are fine.
 pub async fn remove_on(daemon: &Arc<Daemon>, address: &str, pool: &str, volume: &Volume) -> Result<()> {
     let args = [pool, volume.kind.folder(), &volume.name];
@@ -195,11 +171,6 @@ pub fn files(row: &Row) -> Option<Volume> {
         VolumeType::Image | VolumeType::VirtualMachine => return None,
     };
     Some(Volume::new(kind, &row.project, &row.name))
-}
-
-async fn has_files(cx: Cx, (): ()) -> Result<bool> {
-    let (driver, volume) = asked(&cx).await?;
-    Ok(driver.exists(&volume))
 }
 
 async fn delete_files(cx: Cx, (): ()) -> Result<()> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod crash;
+mod lost;
 mod world;
 
 use lab::cluster::Programs;

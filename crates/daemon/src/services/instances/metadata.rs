@@ -44,6 +44,7 @@ async fn get(cx: Cx, (): ()) -> Result<ImageMetadata> {
 async fn put(cx: Cx, metadata: ImageMetadata) -> Result<()> {
     let l = find_here(&cx).await?;
     let _lock = instances::lock(&cx.daemon, l.row.id).await;
+    let l = instances::here(&cx.daemon, l.row.id).await?;
     cx.check_etag(&now(&cx, &l).await?)?;
     write(&cx, &l, metadata).await
 }
@@ -51,6 +52,7 @@ async fn put(cx: Cx, metadata: ImageMetadata) -> Result<()> {
 async fn patch(cx: Cx, patch: Value) -> Result<()> {
     let l = find_here(&cx).await?;
     let _lock = instances::lock(&cx.daemon, l.row.id).await;
+    let l = instances::here(&cx.daemon, l.row.id).await?;
     let now = now(&cx, &l).await?;
     cx.check_etag(&now)?;
     write(&cx, &l, patched(&now, &patch)?).await

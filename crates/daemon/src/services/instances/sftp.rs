@@ -24,6 +24,8 @@ pub fn routes(r: &mut Router) {
 
 /// A helper that serves the files of an instance: as it sees them if it runs, those of its volume if not.
 pub async fn helper(daemon: &Arc<Daemon>, l: &Loaded) -> Result<Helper> {
+    // What is written while it moves would be lost.
+    let l = &instances::here(daemon, l.row.id).await?;
     let (containers, id) = (daemon.containers.clone(), l.id());
     let init = match daemon.instances.runs(l.row.id) {
         true => crate::blocking::run(move || containers.init_pid(&id)).await?,
