@@ -62,7 +62,7 @@ pub async fn autostart(daemon: &Arc<Daemon>) {
         if !daemon.db().peek(move |tx| crate::plans::claim(tx, id)).await.is_ok_and(|claim| claim.is_none()) {
             continue;
         }
-        let _busy = super::lock(&daemon, l.row.id).await;
+        let _busy = super::lock(daemon, l.row.id).await;
         // It may have gone or been started since.
         let Ok(l) = super::by_id(daemon, l.row.id).await else { continue };
         if l.row.member_id != daemon.member_id() || daemon.instances.runs(l.row.id) {
@@ -93,7 +93,7 @@ pub async fn shut_down(daemon: &Arc<Daemon>) {
 
 /// Stops an instance for the machine's sake: cleanly within its time, otherwise by force.
 async fn end(daemon: &Arc<Daemon>, l: &Loaded) {
-    let _busy = super::lock(&daemon, l.row.id).await;
+    let _busy = super::lock(daemon, l.row.id).await;
     let seconds = u64::try_from(l.config.read(&keys::SHUTDOWN_TIMEOUT)).unwrap_or(0);
     let force = l.config.read(&keys::SHUTDOWN_ACTION) == "force-stop";
     let ending = stop::Ending { keep_power: true, restart: false, clean: !force };

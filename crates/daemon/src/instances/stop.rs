@@ -157,7 +157,7 @@ async fn tidy_up(daemon: &Arc<Daemon>, row: i64, ending: Option<Ending>, end: En
 }
 
 async fn start_again(daemon: &Arc<Daemon>, row: i64) {
-    let _busy = super::lock(&daemon, row).await;
+    let _busy = super::lock(daemon, row).await;
     let started = async {
         let l = by_id(daemon, row).await?;
         start::start(daemon, &l).await?;

@@ -146,7 +146,7 @@ impl Moving<'_> {
             copied: target.exists,
             on_source: source.exists,
             start: self.part.step.start,
-            runs_on_target: target.runs && !(here && !committed),
+            runs_on_target: target.runs && (committed || !here),
         }
     }
 

@@ -254,7 +254,8 @@ impl<'a> Reader<'a> {
         }
         if has(31) {
             for _ in 0..self.u32()? {
-                (self.bytes()?, self.bytes()?);
+                self.bytes()?;
+                self.bytes()?;
             }
         }
         Ok(a)

@@ -44,7 +44,7 @@ pub async fn patch(cx: Cx, new: Value) -> Result<()> {
 
 async fn update(cx: &Cx, id: i64, new: InstancePut) -> Result<()> {
     let daemon = &cx.daemon;
-    let _busy = instances::lock(&daemon, id).await;
+    let _busy = instances::lock(daemon, id).await;
     let old = instances::here(daemon, id).await?;
     apply(daemon, &old, new).await?;
     old.lifecycle(daemon, "instance-updated", Some(cx.caller.requestor()));

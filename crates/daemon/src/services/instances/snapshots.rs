@@ -286,7 +286,7 @@ pub async fn expire(daemon: &Arc<Daemon>) -> Result<()> {
     let all = daemon.db().peek(move |tx| db::snapshots::list_all(tx, here)).await?;
     let expired = all.into_values().flatten().filter(|s| s.expires.is_some_and(|at| at <= now));
     for snapshot in expired {
-        let _busy = instances::lock(&daemon, snapshot.instance_id).await;
+        let _busy = instances::lock(daemon, snapshot.instance_id).await;
         let l = instances::here(daemon, snapshot.instance_id).await?;
         daemon.db().write(move |tx| db::snapshots::delete(tx, snapshot.id)).await?;
         let (_, driver) = instances::pool(daemon, &l).await?;

@@ -143,7 +143,7 @@ async fn one_of_all(cx: &Cx, action: Action, new: &InstanceStatePut, row: &db::i
         if row.member_id != daemon.member_id() {
             return elsewhere(daemon, new, row).await;
         }
-        let _busy = instances::lock(&daemon, row.id).await;
+        let _busy = instances::lock(daemon, row.id).await;
         let l = instances::here(daemon, row.id).await?;
         let status = daemon.instances.status(row.id);
         let needed = match action {
