@@ -40,8 +40,8 @@ pub struct InstanceExecPost {
 pub struct InstanceExecControl {
     /// `window-resize` (with `width` and `height`) or `signal`.
     pub command: String,
-    /// More about it.
-    pub args: BTreeMap<String, String>,
+    /// More about it; clients in Go write `null` for nothing.
+    pub args: Option<BTreeMap<String, String>>,
     /// The number of a signal.
     pub signal: i32,
 }

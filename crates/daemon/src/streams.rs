@@ -155,7 +155,8 @@ pub async fn control(from: &mut WebSocket) -> Result<Control, bool> {
         let Ok(wanted) = serde_json::from_slice::<InstanceExecControl>(&text) else { continue };
         match wanted.command.as_str() {
             "window-resize" => {
-                let number = |name: &str| wanted.args.get(name).and_then(|n| n.parse().ok());
+                let args = wanted.args.unwrap_or_default();
+                let number = |name: &str| args.get(name).and_then(|n| n.parse().ok());
                 if let (Some(width), Some(height)) = (number("width"), number("height")) {
                     return Ok(Control::Resize(width, height));
                 }

@@ -8,7 +8,7 @@ use api::{Error, Info, Result};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
@@ -127,6 +127,9 @@ async fn exchange(
     onward: Request<Body>,
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Result<Response<Body>> {
+    if !matches!(*onward.method(), Method::GET | Method::HEAD) {
+        cx.daemon.hub.hear(address).await;
+    }
     let mut answer = cx.daemon.remote(address)?.send(onward).await?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS
         && let Some(ours) = upgrade

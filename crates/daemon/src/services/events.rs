@@ -19,6 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role};
 use crate::edge::auth::Trust;
 use crate::edge::websocket::upgrade;
 use crate::edge::{Body, Cx, Router};
+use crate::events::Hub;
 use crate::state::Daemon;
 
 /// How often the set of members listened to is looked at.
@@ -123,7 +124,10 @@ pub async fn follow_members(daemon: Arc<Daemon>) {
                 })
             });
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = daemon.hub.missed() => {}
+        }
     }
 }
 
@@ -141,6 +145,7 @@ async fn listen_to(daemon: &Daemon, address: &str) -> Result<()> {
     }
     let upgraded = hyper::upgrade::on(answer).await.map_err(|e| Error::unavailable(e.to_string()))?;
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
+    let _heard = Heard::new(&daemon.hub, address);
     while let Some(Ok(message)) = tokio::time::timeout(PING * 3, socket.next()).await.unwrap_or(None) {
         if let Message::Text(text) = message
             && let Ok(event) = serde_json::from_str::<Event>(&text)
@@ -149,4 +154,20 @@ async fn listen_to(daemon: &Daemon, address: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// As long as this is there, the events of a member come in.
+struct Heard<'a>(&'a Hub, &'a str);
+
+impl<'a> Heard<'a> {
+    fn new(hub: &'a Hub, address: &'a str) -> Heard<'a> {
+        hub.set_heard(address, true);
+        Heard(hub, address)
+    }
+}
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        self.0.set_heard(self.1, false);
+    }
 }

@@ -53,7 +53,7 @@ fn recorded(cluster: &Cluster) -> Result<()> {
 fn metadata(cluster: &Cluster) -> Result<()> {
     let shown = cluster.incus(2, &["config", "metadata", "show", "s1"])?;
     assert!(shown.contains("architecture:"), "{shown}");
-    let changed = format!("{shown}\n").replace("properties:", "properties:\n  color: blue");
+    let changed = format!("{shown}\n").replace("\nproperties:\n", "\nproperties:\n  color: blue\n");
     let done = cluster.incus_in(1, &["config", "metadata", "edit", "s1"], &changed)?;
     assert_eq!(done.code, 0, "{done:?}");
     let (status, head, body) = ask(cluster, "GET", "/1.0/instances/s1/metadata", &[])?;

@@ -84,7 +84,7 @@ pub async fn protocol(cluster: &Cluster) -> Result<()> {
     data.send(Message::Ping("are you there".into())).await?;
     data.send(Message::binary("sleep 0.2; stty size\n")).await?;
     expect(&mut data, "22 77").await?;
-    said(&mut control, json!({"command": "signal", "signal": 9})).await?;
+    said(&mut control, json!({"command": "signal", "args": null, "signal": 9})).await?;
     let mut last = None;
     while let Some(Ok(message)) = data.next().await {
         if !message.is_close() {
