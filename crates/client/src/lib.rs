@@ -2,5 +2,7 @@
 
 pub mod http;
 pub mod tls;
+pub mod web;
 
 pub use http::{Body, Remote};
+pub use web::Web;

@@ -37,6 +37,8 @@ pub enum Compression {
     Lzma,
     /// zstd.
     Zstd,
+    /// lz4, in frames.
+    Lz4,
 }
 
 impl Compression {
@@ -49,9 +51,10 @@ impl Compression {
             "xz" => Compression::Xz,
             "lzma" => Compression::Lzma,
             "zstd" => Compression::Zstd,
+            "lz4" => Compression::Lz4,
             other => {
                 return Err(Error::bad_request(format!(
-                    "The compression algorithm \"{other}\" isn't supported: use none, gzip, bzip2, xz, lzma or zstd"
+                    "The compression algorithm \"{other}\" isn't supported: use none, gzip, bzip2, xz, lzma, zstd or lz4"
                 )));
             }
         })
@@ -69,6 +72,7 @@ impl Compression {
                 Box::new(liblzma::read::XzDecoder::new_stream(from, stream))
             }
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(from).context("Starting to unpack zstd")?),
+            Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(from)),
         })
     }
 
@@ -109,6 +113,11 @@ impl Compression {
                 write(&mut to)?;
                 ended(to.finish())
             }
+            Compression::Lz4 => {
+                let mut to = lz4_flex::frame::FrameEncoder::new(to);
+                write(&mut to)?;
+                ended(to.finish().map_err(io::Error::other))
+            }
         }
     }
 }
@@ -126,9 +135,9 @@ impl Format {
             [b'h', b's', b'q', b's', ..] => Ok(Format::Squashfs),
             _ if start.get(257..262) == Some(b"ustar") => tar(Compression::None),
             [b'Q', b'F', b'I', 0xfb, ..] => Err(not_an_image("it is the disk of a virtual machine")),
-            [0x04, 0x22, 0x4d, 0x18, ..] => Err(not_an_image("lz4 isn't supported; use zstd, xz, gzip or bzip2")),
+            [0x04, 0x22, 0x4d, 0x18, ..] => tar(Compression::Lz4),
             [] => Err(not_an_image("the file is empty")),
-            _ => Err(not_an_image("it is neither a tarball (plain, gzip, bzip2, xz, lzma, zstd) nor a squashfs")),
+            _ => Err(not_an_image("it is neither a tarball (plain, gzip, bzip2, xz, lzma, zstd, lz4) nor a squashfs")),
         }
     }
 
@@ -149,6 +158,7 @@ impl Format {
             Format::Tar(Compression::Xz) => ".tar.xz",
             Format::Tar(Compression::Lzma) => ".tar.lzma",
             Format::Tar(Compression::Zstd) => ".tar.zst",
+            Format::Tar(Compression::Lz4) => ".tar.lz4",
             Format::Squashfs => ".squashfs",
         }
     }

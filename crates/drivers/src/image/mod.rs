@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 pub use api::image::ImageMetadata as Metadata;
 pub use format::{Compression, Format};
 pub use metadata::{METADATA, read_metadata, write_metadata};
-pub use pack::{Pack, pack};
+pub use pack::{Content, Pack, pack};
 pub use unpack::{Unpack, inspect, unpack};
 
 /// The files of an image.

@@ -13,10 +13,25 @@ use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use tar::{Builder, EntryType, Header};
 
 use super::beneath::Root;
-use super::{Compression, METADATA};
+use super::{Compression, METADATA, Metadata, metadata};
+
+/// What goes into a tarball.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Everything: an image in one file.
+    All,
+    /// All but the root file system: the first file of an image in two.
+    Metadata,
+    /// The root file system alone: the second one.
+    Rootfs,
+}
 
 /// How a tarball is made.
 pub struct Pack<'a> {
+    /// What goes into it.
+    pub content: Content,
+    /// What it says about itself, instead of what lies there.
+    pub metadata: Option<&'a Metadata>,
     /// How it is compressed.
     pub compression: Compression,
     /// Is told the owner or group that a file has on disk, and says the one that goes into the tarball.
@@ -34,10 +49,19 @@ pub fn pack<W: Write>(dir: &Path, to: W, options: &Pack<'_>) -> Result<W> {
     let root = Root::open(dir)?;
     options.compression.write(to, |to| {
         let mut packer = Packer { to: Builder::new(to), options, links: HashMap::new(), packed: 0 };
-        for name in [METADATA, "templates", "rootfs"] {
-            match fs::statat(root.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => packer.add(&root, name.as_bytes(), name.as_bytes(), &stat)?,
-                Err(rustix::io::Errno::NOENT) if name == "templates" => {}
+        let names: &[(&str, &str)] = match options.content {
+            Content::All => &[(METADATA, METADATA), ("templates", "templates"), ("rootfs", "rootfs")],
+            Content::Metadata => &[(METADATA, METADATA), ("templates", "templates")],
+            Content::Rootfs => &[("rootfs", ".")],
+        };
+        for (name, path) in names {
+            if let (METADATA, Some(metadata)) = (*name, options.metadata) {
+                packer.text(METADATA, &metadata::text(metadata)?)?;
+                continue;
+            }
+            match fs::statat(root.fd(), *name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => packer.add(&root, name.as_bytes(), path.as_bytes(), &stat)?,
+                Err(rustix::io::Errno::NOENT) if *name == "templates" => {}
                 Err(e) => return Err(Error::from(std::io::Error::from(e)).context(format!("Packing {name}"))),
             }
         }
@@ -54,6 +78,18 @@ struct Packer<'a, W: Write> {
 }
 
 impl<W: Write> Packer<'_, W> {
+    /// Adds a small file that lies nowhere.
+    fn text(&mut self, name: &str, text: &str) -> Result<()> {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::Regular);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(self.options.metadata.and_then(|m| u64::try_from(m.creation_date).ok()).unwrap_or(0));
+        header.set_size(text.len() as u64);
+        self.to.append_data(&mut header, name, text.as_bytes()).context(format!("Packing {name}"))
+    }
+
     /// Adds what is called `name` in the directory `parent` as `path`.
     fn add(&mut self, parent: &Root, name: &[u8], path: &[u8], stat: &Stat) -> Result<()> {
         if self.options.cancel.load(Ordering::Relaxed) {

@@ -235,10 +235,18 @@ fn what_is_unpacked_is_as_it_was_packed() {
         Compression::Xz,
         Compression::Lzma,
         Compression::Zstd,
+        Compression::Lz4,
     ] {
         let other = Place::new();
         let cancel = AtomicBool::new(false);
-        let options = Pack { compression, id: &|id| id, progress: &|_| (), cancel: &cancel };
+        let options = Pack {
+            content: Content::All,
+            metadata: None,
+            compression,
+            id: &|id| id,
+            progress: &|_| (),
+            cancel: &cancel,
+        };
         let packed = pack(&place.path("image"), Vec::new(), &options).unwrap();
         assert_eq!(Format::of(&packed).unwrap(), Format::Tar(compression));
         assert_eq!(other.unpack_bytes(&packed).unwrap(), metadata, "{compression:?}");
@@ -253,6 +261,46 @@ fn what_is_unpacked_is_as_it_was_packed() {
             assert_eq!(&value[..n], capability);
         }
     }
+}
+
+#[test]
+fn an_image_is_packed_in_two_files_that_say_something_else() {
+    let place = Place::new();
+    for dir in ["image/templates", "image/rootfs/etc"] {
+        fs::create_dir_all(place.path(dir)).unwrap();
+    }
+    fs::write(place.path("image/metadata.yaml"), "architecture: x86_64\n").unwrap();
+    fs::write(place.path("image/templates/hosts.tpl"), "hosts").unwrap();
+    fs::write(place.path("image/rootfs/etc/one"), "one").unwrap();
+    fs::hard_link(place.path("image/rootfs/etc/one"), place.path("image/rootfs/etc/two")).unwrap();
+    let said = Metadata {
+        architecture: "aarch64".into(),
+        creation_date: 1_700_000_000,
+        properties: [("os".to_owned(), "Busy".to_owned())].into(),
+        ..Metadata::default()
+    };
+    let file = |name: &str, content| {
+        let options = Pack {
+            content,
+            metadata: Some(&said),
+            compression: Compression::Zstd,
+            id: &|id| id,
+            progress: &|_| (),
+            cancel: &AtomicBool::new(false),
+        };
+        let packed = pack(&place.path("image"), Vec::new(), &options).unwrap();
+        fs::write(place.path(name), packed).unwrap();
+        place.path(name)
+    };
+    let files = Files { image: file("m", Content::Metadata), rootfs: Some(file("r", Content::Rootfs)) };
+    assert_eq!(inspect(&files).unwrap(), said);
+    let other = Place::new();
+    assert_eq!(other.unpack(&files, true, None).unwrap(), said);
+    assert_eq!(fs::read(other.path("image/rootfs/etc/two")).unwrap(), b"one");
+    assert_eq!(fs::metadata(other.path("image/rootfs/etc/one")).unwrap().nlink(), 2);
+    assert_eq!(fs::read(other.path("image/templates/hosts.tpl")).unwrap(), b"hosts");
+    // The metadata file alone is no image.
+    assert!(inspect(&Files { image: files.image, rootfs: None }).is_err());
 }
 
 #[test]

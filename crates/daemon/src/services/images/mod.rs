@@ -1,9 +1,15 @@
 //! `/1.0/images`: what is known of images, and changing it. Their files are in [`store`].
 
+pub mod add;
 mod aliases;
+mod direct;
 pub mod export;
+mod incoming;
 mod multipart;
+mod publish;
+pub mod remote;
 pub mod store;
+mod streams;
 mod upload;
 
 use std::sync::Arc;

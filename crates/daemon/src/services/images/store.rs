@@ -3,43 +3,31 @@
 //! An image is here when its first file is: the second one is put into place before it and removed after it. What
 //! comes in is written under another name and renamed when it is whole and its fingerprint is right.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::endpoint::fill;
-use api::error::Context as _;
 use api::key::Read as _;
 use api::{Error, Kind, Result};
-use bytes::Bytes;
 use db::projects::{Feature, holder};
 use drivers::image::Files;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use uuid::Uuid;
 
 use super::export::file_body;
+use super::incoming::{Received, Sink, UPLOAD};
 use crate::edge::{Body, Cx};
 use crate::state::Daemon;
 
-/// What names begin with while their files are not whole.
-const UPLOAD: &str = ".upload-";
-/// Pieces that wait to be written.
-const QUEUE: usize = 16;
-
 /// Where the files of an image lie.
-fn paths(daemon: &Daemon, fingerprint: &str) -> (PathBuf, PathBuf) {
+pub(super) fn paths(daemon: &Daemon, fingerprint: &str) -> (PathBuf, PathBuf) {
     let images = daemon.paths.images();
     (images.join(fingerprint), images.join(format!("{fingerprint}.rootfs")))
 }
 
 /// The files of an image, if this member has it.
-fn local(daemon: &Daemon, fingerprint: &str) -> Option<Files> {
+pub(super) fn local(daemon: &Daemon, fingerprint: &str) -> Option<Files> {
     let (image, rootfs) = paths(daemon, fingerprint);
     image.exists().then(|| Files { image, rootfs: rootfs.exists().then_some(rootfs) })
 }
@@ -47,132 +35,6 @@ fn local(daemon: &Daemon, fingerprint: &str) -> Option<Files> {
 /// Makes sure that nobody else changes the files of the image meanwhile.
 pub(super) async fn lock(daemon: &Daemon, fingerprint: &str) -> tokio::sync::OwnedMutexGuard<()> {
     crate::locks::hold(paths(daemon, fingerprint).0).await
-}
-
-/// A file that goes when nobody has it any more.
-pub struct Temporary(PathBuf);
-
-impl Temporary {
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// The whole of an image that came in.
-pub struct Received {
-    /// Its files, one or two.
-    pub files: Vec<Temporary>,
-    /// Their fingerprint.
-    pub fingerprint: String,
-    /// Bytes.
-    pub size: u64,
-}
-
-impl Received {
-    /// Where its files lie for now.
-    pub fn files(&self) -> Files {
-        let mut paths = self.files.iter().map(|f| f.path().to_owned());
-        Files { image: paths.next().unwrap_or_default(), rootfs: paths.next() }
-    }
-
-    /// Puts the files into place, unless they are there already. The caller holds the lock.
-    pub fn place(self, daemon: &Daemon) -> Result<Files> {
-        if let Some(files) = local(daemon, &self.fingerprint) {
-            return Ok(files);
-        }
-        let (image, rootfs) = paths(daemon, &self.fingerprint);
-        let _ = std::fs::remove_file(&rootfs);
-        for (file, to) in self.files.iter().zip([&image, &rootfs]).rev() {
-            std::fs::rename(file.path(), to).context(format!("Writing {}", to.display()))?;
-        }
-        File::open(daemon.paths.images()).and_then(|dir| dir.sync_all()).context("Writing the image")?;
-        local(daemon, &self.fingerprint).ok_or_else(|| Error::internal("The files of the image went away"))
-    }
-}
-
-enum Piece {
-    File,
-    Data(Bytes),
-    End,
-}
-
-/// Writes what comes in to files, and computes the fingerprint.
-pub struct Sink {
-    to: mpsc::Sender<Piece>,
-    task: JoinHandle<Result<Received>>,
-}
-
-impl Sink {
-    /// Nothing has come in yet.
-    pub fn new(daemon: &Daemon) -> Sink {
-        let dir = daemon.paths.images();
-        let (to, from) = mpsc::channel(QUEUE);
-        Sink { to, task: tokio::task::spawn_blocking(move || write(&dir, from)) }
-    }
-
-    /// Begins the next file.
-    pub async fn file(&mut self) -> Result<()> {
-        self.send(Piece::File).await
-    }
-
-    /// Adds to the file.
-    pub async fn data(&mut self, data: Bytes) -> Result<()> {
-        self.send(Piece::Data(data)).await
-    }
-
-    async fn send(&mut self, piece: Piece) -> Result<()> {
-        if self.to.send(piece).await.is_ok() {
-            return Ok(());
-        }
-        match (&mut self.task).await {
-            Ok(Err(e)) => Err(e),
-            _ => Err(Error::internal("Writing the image ended early")),
-        }
-    }
-
-    /// All has come in.
-    pub async fn end(mut self) -> Result<Received> {
-        self.send(Piece::End).await?;
-        self.task.await.map_err(|e| Error::internal(format!("Writing the image crashed: {e}")))?
-    }
-}
-
-/// Writes pieces to files below `dir`. What is not ended leaves nothing.
-fn write(dir: &Path, mut from: mpsc::Receiver<Piece>) -> Result<Received> {
-    let mut received = Received { files: Vec::new(), fingerprint: String::new(), size: 0 };
-    let mut hash = Sha256::new();
-    let mut open: Option<File> = None;
-    let closed = |file: Option<File>| file.map_or(Ok(()), |f| f.sync_all()).context("Writing the image");
-    while let Some(piece) = from.blocking_recv() {
-        match piece {
-            Piece::File => {
-                closed(open.take())?;
-                let temporary = Temporary(dir.join(format!("{UPLOAD}{}", Uuid::new_v4())));
-                let file = File::create_new(temporary.path());
-                open = Some(file.context(format!("Creating {}", temporary.path().display()))?);
-                received.files.push(temporary);
-            }
-            Piece::Data(data) => {
-                let file = open.as_mut().ok_or_else(|| Error::internal("There is no file to write to"))?;
-                file.write_all(&data).context("Writing the image")?;
-                hash.update(&data);
-                received.size += data.len() as u64;
-            }
-            Piece::End => {
-                closed(open.take())?;
-                received.fingerprint = hex::encode(hash.finalize());
-                return Ok(received);
-            }
-        }
-    }
-    Err(Error::bad_request("The image did not come in whole"))
 }
 
 /// The files of an image on this member, fetched from another one if they are not here.
@@ -221,7 +83,7 @@ fn looks_online(daemon: &Daemon, name: &str) -> bool {
 }
 
 /// Records that this member has the files, for all images of that fingerprint.
-async fn note(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
+pub(super) async fn note(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
     let (fingerprint, member) = (fingerprint.to_owned(), daemon.member_id());
     let note = move |tx: &db::Tx<'_>| {
         db::images::same(tx, &fingerprint)?.iter().try_for_each(|i| db::images::add_location(tx, i.id, member))
@@ -364,7 +226,7 @@ pub async fn sweep(daemon: Arc<Daemon>) {
     }
 }
 
-fn is_fingerprint(text: &str) -> bool {
+pub(super) fn is_fingerprint(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 

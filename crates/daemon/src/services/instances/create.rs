@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use api::instance::{InstanceRebuildPost, InstanceSource, InstancesPost};
-use api::key::Config;
+use api::key::{Config, Read as _};
 use api::{Error, Kind, Result};
 use db::instances::NewInstance;
 use db::value::{Architecture, InstanceType};
@@ -29,6 +29,8 @@ use crate::edge::{Body, Cx, forward, request};
 use crate::instances::placing::{self, Placed};
 use crate::instances::{Expander, Loaded, start};
 use crate::operations::Operation;
+use crate::services::images::add::Wishes;
+use crate::services::images::remote::{Offer, Wanted};
 use crate::services::{images, pools};
 use crate::state::Daemon;
 use crate::{blocking, events};
@@ -76,9 +78,55 @@ pub enum Origin {
     /// Nothing.
     Nothing,
     /// An image.
-    Image(Box<db::images::Image>),
+    Image(Box<Base>),
     /// Another instance, or a snapshot of it.
     Copy(Box<copy::Original>),
+}
+
+/// An image that an instance is made from.
+pub struct Base {
+    fingerprint: String,
+    architecture: Architecture,
+    properties: Config,
+    profiles: Vec<String>,
+    /// Where it is got from if the project doesn't have it.
+    offer: Option<Offer>,
+}
+
+impl Base {
+    /// The files of the image, on this member.
+    async fn files(&self, cx: &Cx, operation: &Arc<Operation>) -> Result<Files> {
+        if let Some(offer) = &self.offer {
+            let auto_update = cx.daemon.snapshot().config.read(&api::keys::server::IMAGES_AUTO_UPDATE_CACHED);
+            let wishes = Wishes { cached: true, auto_update, ..Wishes::default() };
+            offer.obtain(cx, wishes, operation).await?;
+        }
+        images::ensure_local(&cx.daemon, cx.project(), &self.fingerprint).await
+    }
+}
+
+impl From<db::images::NewImage> for Base {
+    fn from(image: db::images::NewImage) -> Base {
+        Base {
+            fingerprint: image.fingerprint,
+            architecture: image.architecture,
+            properties: image.changeable.properties,
+            profiles: image.changeable.profiles,
+            offer: None,
+        }
+    }
+}
+
+impl From<Offer> for Base {
+    fn from(offer: Offer) -> Base {
+        Base {
+            fingerprint: offer.fingerprint.clone(),
+            architecture: offer.architecture,
+            properties: offer.properties.clone(),
+            profiles: vec!["default".into()],
+            offer: Some(offer),
+        }
+    }
 }
 
 impl Origin {
@@ -98,10 +146,7 @@ impl Origin {
 
     async fn image(cx: &Cx, source: &InstanceSource) -> Result<Origin> {
         if !source.server.is_empty() {
-            return Err(Error::new(
-                Kind::NotImplemented,
-                "This server doesn't fetch images from other servers: import the image first",
-            ));
+            return Ok(Origin::Image(Box::new(Offer::find(cx, &Wanted::from(source)).await?.into())));
         }
         let name = match (source.alias.as_str(), source.fingerprint.as_str()) {
             ("", "") => {
@@ -113,12 +158,12 @@ impl Origin {
             (alias, _) => alias,
         };
         let image = images::resolve(&cx.daemon, cx.project(), name).await?;
-        Ok(Origin::Image(Box::new(image)))
+        Ok(Origin::Image(Box::new(image.image.into())))
     }
 
     fn architecture(&self, new: &InstancesPost) -> Result<String> {
         Ok(match self {
-            Origin::Image(image) => image.image.architecture.as_str().to_owned(),
+            Origin::Image(image) => image.architecture.as_str().to_owned(),
             Origin::Copy(original) => original.loaded.row.architecture.as_str().to_owned(),
             Origin::Nothing if new.architecture.is_empty() => String::new(),
             Origin::Nothing => Architecture::parse_any(&new.architecture)?.as_str().to_owned(),
@@ -173,11 +218,10 @@ fn draft(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<NewInstance> {
     let mut profiles = new.profiles.clone();
     match origin {
         Origin::Image(image) => {
-            let image = &image.image;
-            config.extend(image.changeable.properties.iter().map(|(k, v)| (format!("image.{k}"), v.clone())));
+            config.extend(image.properties.iter().map(|(k, v)| (format!("image.{k}"), v.clone())));
             config.insert("volatile.base_image".into(), image.fingerprint.clone());
             architecture = image.architecture;
-            profiles = profiles.or_else(|| Some(image.changeable.profiles.clone()));
+            profiles = profiles.or_else(|| Some(image.profiles.clone()));
         }
         Origin::Copy(original) => {
             architecture = original.loaded.row.architecture;
@@ -247,7 +291,7 @@ async fn create_here(cx: Cx, new: InstancesPost, origin: Origin, taken: Option<P
     let at_once = new.start;
     Ok(daemon.clone().run(operation, move |operation| async move {
         let _taken = taken;
-        let id = make(&daemon, &l, draft, &origin, &new.source, &operation).await?;
+        let id = make(&cx, &l, draft, &origin, &new.source, &operation).await?;
         let (_, pool) = incus_core::disk::root(&l.devices)?;
         let event = events::lifecycle("instance-created", l.url(), Some(cx.caller.requestor()));
         let about = [
@@ -268,13 +312,14 @@ async fn create_here(cx: Cx, new: InstancesPost, origin: Origin, taken: Option<P
 
 /// Makes the volume and then the instance; if that is refused the volume goes again. The row id.
 async fn make(
-    daemon: &Arc<Daemon>,
+    cx: &Cx,
     l: &Loaded,
     draft: NewInstance,
     origin: &Origin,
     source: &InstanceSource,
     operation: &Arc<Operation>,
 ) -> Result<i64> {
+    let daemon = &cx.daemon;
     let (_, pool) = incus_core::disk::root(&l.devices)?;
     let pool = pool.to_owned();
     let driver = pools::open(daemon, &pool).await?;
@@ -288,9 +333,9 @@ async fn make(
     match origin {
         Origin::Nothing => fill(driver.clone(), l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
         Origin::Image(image) => {
-            let files = images::ensure_local(daemon, &l.row.project, &image.image.fingerprint).await?;
+            let files = image.files(cx, operation).await?;
             from_image(driver.clone(), l, files, operation).await?;
-            images::used(daemon, &image.image.fingerprint).await?;
+            images::used(daemon, &image.fingerprint).await?;
         }
         Origin::Copy(original) => {
             snapshots = original.copy_volume(daemon, l, &pool, source, operation).await?;
@@ -388,13 +433,13 @@ pub async fn rebuild(cx: Cx, new: InstanceRebuildPost) -> Result<Arc<Operation>>
         }
         let (_, driver) = crate::instances::pool(&daemon, &l).await?;
         let base = match &origin {
-            Origin::Image(image) => Some(image.image.fingerprint.clone()),
+            Origin::Image(image) => Some(image.fingerprint.clone()),
             _ => None,
         };
         // The files of the image are at hand before anything of the old is given up.
-        let files = match &base {
-            Some(fingerprint) => Some(images::ensure_local(&daemon, &l.row.project, fingerprint).await?),
-            None => None,
+        let files = match &origin {
+            Origin::Image(image) => Some(image.files(&cx, &operation).await?),
+            _ => None,
         };
         let (old, volume) = (driver.clone(), l.volume());
         blocking::run(move || old.delete_volume(&volume)).await?;
