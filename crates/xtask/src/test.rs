@@ -11,7 +11,8 @@ pub fn all(filter: Option<&str>) -> Result<()> {
         check::check()?;
     }
     say("building");
-    cargo(&["build", "--workspace"])?;
+    // With what tests need, so that the same libraries serve for both.
+    cargo(&["build", "--workspace", "--all-targets"])?;
     say("testing");
     // Tests that form clusters are one program; its tests share two cores and run one after another.
     let mut args = vec!["test", "--workspace", "--no-fail-fast"];

@@ -220,11 +220,16 @@ async fn state_here(cx: &Cx, l: &Loaded) -> Result<InstanceState> {
     match cx.daemon.instances.status(l.row.id) {
         StatusCode::Stopped => Ok(stopped(StatusCode::Stopped)),
         status => match usage(&cx.daemon, l.id(), status).await {
-            // It has ended a moment ago.
-            Err(e) if e.message.contains("not running") => Ok(stopped(StatusCode::Stopped)),
+            // It may have ended a moment ago.
+            Err(_) if has_ended(&cx.daemon, l.id()).await => Ok(stopped(StatusCode::Stopped)),
             other => other,
         },
     }
+}
+
+async fn has_ended(daemon: &Arc<Daemon>, name: String) -> bool {
+    let containers = daemon.containers.clone();
+    blocking::run(move || containers.init_pid(&name)).await.is_ok_and(|pid| pid.is_none())
 }
 
 pub async fn state(cx: Cx, (): ()) -> Result<InstanceState> {
