@@ -87,6 +87,8 @@ pub fn shell(cluster: &Cluster) -> Result<()> {
     // Ctrl-C ends what runs, not the shell.
     t.type_in("echo sle''eps; sleep 1000; echo code $?\r")?;
     t.expect("sleeps")?;
+    // The shell hands the terminal over to what it runs a moment later.
+    std::thread::sleep(Duration::from_millis(500));
     t.type_in("\u{3}")?;
     t.expect("ready:")?;
     t.type_in("echo a''live\r")?;

@@ -123,15 +123,15 @@ async fn flow(daemon: &Arc<Daemon>, id: &str, wanted: &InstanceConsolePost, mut 
             match streams::control(&mut socket).await {
                 Ok(Control::Resize(columns, rows)) => resize((columns, rows)).await,
                 Ok(Control::Signal(_)) => {}
-                Err(false) => return,
-                Err(true) => return std::future::pending().await,
+                // Clients detach by closing it.
+                Err(_) => return,
             }
         }
     };
     let whole = tokio::select! {
         whole = streams::outward(&from, &mut sink, &never) => whole,
         end = streams::inward(&mut stream, &mut to) => end == End::Closed,
-        () = controls => false,
+        () = controls => true,
     };
     if whole {
         streams::goodbye(sink, stream);
