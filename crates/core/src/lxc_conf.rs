@@ -190,6 +190,14 @@ impl Spec {
             let target = mount.target.replace(' ', "\\040");
             line("lxc.mount.entry", &format!("{source} {target} none {} 0 0", mount.options));
         }
+        for device in ["fuse", "net/tun"] {
+            line("lxc.mount.entry", &format!("/dev/{device} dev/{device} none bind,create=file,optional 0 0"));
+        }
+        if self.idmap.is_some() {
+            for place in KERNEL {
+                line("lxc.mount.entry", &format!("/{place} {place} none bind,optional 0 0"));
+            }
+        }
         if self.nesting {
             line("lxc.mount.entry", "proc dev/.lxc/proc proc create=dir,optional 0 0");
             line("lxc.mount.entry", "sys dev/.lxc/sys sysfs create=dir,optional 0 0");
@@ -229,6 +237,18 @@ impl Spec {
         all
     }
 }
+
+/// File systems of the kernel that systemd mounts when they are not there, which only the machine's root can: an
+/// unprivileged container is shown the machine's, where it may change nothing.
+const KERNEL: &[&str] = &[
+    "proc/sys/fs/binfmt_misc",
+    "sys/fs/fuse/connections",
+    "sys/fs/pstore",
+    "sys/kernel/config",
+    "sys/kernel/debug",
+    "sys/kernel/security",
+    "sys/kernel/tracing",
+];
 
 /// What a privileged container may use: null, zero, full, tty, console, ptmx, random, urandom, pts, fuse, tun.
 const DEVICES: &[&str] = &[
@@ -304,6 +324,8 @@ mod tests {
             "lxc.signal.halt = SIGUSR2",
             "lxc.environment = A=b c",
             "lxc.mount.entry = /a\\040b mnt none bind,create=dir 0 0",
+            "lxc.mount.entry = /dev/net/tun dev/net/tun none bind,create=file,optional 0 0",
+            "lxc.mount.entry = /sys/kernel/debug sys/kernel/debug none bind,optional 0 0",
             "lxc.net.0.link = veth1",
             "lxc.cgroup.memory.limit_in_bytes = 1024",
             "lxc.cgroup.cpuset.cpus = 0-1",
@@ -316,7 +338,10 @@ mod tests {
         }
         let other = Spec { idmap: None, cgroups: Cgroups::V2, links: Vec::new(), raw: String::new(), ..spec() }
             .render(&runtime());
-        assert!(!other.contains("idmap") && other.contains("lxc.net.0.type = empty"), "{other}");
+        assert!(
+            !other.contains("idmap") && !other.contains("sys/kernel") && other.contains("lxc.net.0.type = empty"),
+            "{other}"
+        );
         assert!(other.contains("lxc.cgroup2.memory.max = 1024"), "{other}");
     }
 }

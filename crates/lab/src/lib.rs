@@ -6,6 +6,7 @@
 //! is dropped, by the ids of processes that it started itself.
 
 pub mod cluster;
+pub mod debian;
 pub mod machine;
 pub mod run;
 

@@ -1,8 +1,9 @@
 //! The Debian packages that incus-rs needs, and how they get onto a machine.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
+
+use lab::debian;
 
 use crate::sh::{Result, say, show};
 
@@ -68,7 +69,7 @@ pub fn know_backports() -> Result<()> {
 
 /// The name of the release that backports are.
 pub fn backports() -> Result<String> {
-    Ok(format!("{}-backports", codename()?))
+    Ok(format!("{}-backports", debian::codename()?))
 }
 
 /// Makes backports known to apt, from the same address as the machine's own packages.
@@ -77,51 +78,12 @@ fn add_backports() -> Result<()> {
     if known(&release)? {
         return Ok(());
     }
-    let (uri, key) = own_source()?;
+    let debian::Source { uri, key } = debian::own_source()?;
     let source = format!("Types: deb\nURIs: {uri}\nSuites: {release}\nComponents: main\n{key}");
     fs::write(SOURCE, source).map_err(|e| format!("writing {SOURCE}: {e}").into())
 }
 
-fn codename() -> Result<String> {
-    let os = fs::read_to_string("/etc/os-release")?;
-    let name = os.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
-    name.map(|n| n.trim_matches('"').to_owned()).ok_or_else(|| "this is not Debian: no VERSION_CODENAME".into())
-}
-
-fn sources() -> Result<Vec<String>> {
-    let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
-    if Path::new("/etc/apt/sources.list.d").is_dir() {
-        for entry in fs::read_dir("/etc/apt/sources.list.d")?.flatten() {
-            texts.push(fs::read_to_string(entry.path()).unwrap_or_default());
-        }
-    }
-    Ok(texts)
-}
-
 fn known(release: &str) -> Result<bool> {
     let mentions = |text: &String| text.lines().any(|l| !l.trim_start().starts_with('#') && l.contains(release));
-    Ok(sources()?.iter().any(mentions))
-}
-
-/// The address (and key line) that this machine's own Debian packages come from, in either format of apt.
-fn own_source() -> Result<(String, String)> {
-    let codename = codename()?;
-    for text in sources()? {
-        for stanza in text.split("\n\n") {
-            let field = |name: &str| stanza.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
-            let ours = field("Suites:").is_some_and(|s| s.split_whitespace().any(|s| s == codename));
-            if let (true, Some(uri)) = (ours, field("URIs:")) {
-                let key = field("Signed-By:").map(|k| format!("Signed-By: {k}\n")).unwrap_or_default();
-                return Ok((uri.to_owned(), key));
-            }
-        }
-        let one_line = text.lines().find_map(|l| {
-            let words: Vec<&str> = l.split_whitespace().filter(|w| !w.starts_with('[') && !w.ends_with(']')).collect();
-            (words.first() == Some(&"deb") && words.get(2) == Some(&codename.as_str())).then(|| words[1].to_owned())
-        });
-        if let Some(uri) = one_line {
-            return Ok((uri, String::new()));
-        }
-    }
-    Err("no apt source of Debian's own packages found to copy the address of backports from".into())
+    Ok(debian::sources()?.iter().any(mentions))
 }
