@@ -65,7 +65,7 @@ impl Hub {
     pub async fn hear(&self, address: &str) {
         let mut heard = self.heard.subscribe();
         if !heard.borrow().contains(address) {
-            self.listen.notify_one();
+            self.listen.notify_waiters();
             let _ = tokio::time::timeout(PATIENCE, heard.wait_for(|all| all.contains(address))).await;
         }
     }

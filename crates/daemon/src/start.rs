@@ -90,7 +90,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
-    tokio::spawn(services::events::follow_members(daemon.clone()));
+    tokio::spawn(services::events::members::follow(daemon.clone()));
     tokio::spawn(plans::watch(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())

@@ -104,9 +104,9 @@ pub fn daemon_is_killed(cluster: &mut Cluster) -> Result<()> {
     let pid = cluster.get(1, "/1.0/instances/c1/state")?["pid"].clone();
     let mut child = started(cluster, "echo ready; exec sleep 1000")?;
     cluster.kill(2)?;
+    cluster.start(2)?;
     let status = until(Duration::from_secs(30), || Ok(child.try_wait()?))?;
     assert!(!status.success(), "{status}");
-    cluster.start(2)?;
     cluster.until("the instance is there again", || {
         let state = cluster.get(1, "/1.0/instances/c1/state");
         Ok(state.is_ok_and(|state| state["pid"] == pid).then_some(()))
