@@ -287,7 +287,8 @@ pub async fn expire(daemon: &Arc<Daemon>) -> Result<()> {
     let expired = all.into_values().flatten().filter(|s| s.expires.is_some_and(|at| at <= now));
     for snapshot in expired {
         let _busy = instances::lock(daemon, snapshot.instance_id).await;
-        let l = instances::here(daemon, snapshot.instance_id).await?;
+        // Those of an instance that moves have their turn when it has arrived.
+        let Ok(l) = instances::here(daemon, snapshot.instance_id).await else { continue };
         daemon.db().write(move |tx| db::snapshots::delete(tx, snapshot.id)).await?;
         let (_, driver) = instances::pool(daemon, &l).await?;
         let volume = l.volume();
