@@ -26,6 +26,9 @@ pub struct Publish {
     /// Stop the instance for it if it runs
     #[arg(short, long)]
     force: bool,
+    /// unified or split: one file, or two
+    #[arg(long, default_value = "unified")]
+    format: String,
     /// Everybody may have it
     #[arg(long)]
     public: bool,
@@ -58,6 +61,7 @@ impl Publish {
             "public": self.public,
             "compression_algorithm": self.compression.clone().unwrap_or_default(),
             "aliases": aliases(&server, &self.alias, self.reuse).await?,
+            "format": self.format,
         });
         if !properties.is_empty() {
             body["properties"] = properties.into();

@@ -30,13 +30,12 @@ pub async fn create(cx: Cx, new: ImagesPost) -> Result<Response<Body>> {
         let work = async {
             let (hash, at) = described(&web, &url).await?;
             remote::must_be_allowed(&cx, &at).await?;
-            let filename = filename(&at);
             let received = download(&cx.daemon, &web, &at, &operation).await?;
-            let filename = if wishes.filename.is_empty() { filename } else { wishes.filename.clone() };
-            let wishes = Wishes { fingerprint: hash, filename, ..wishes };
-            add(&cx, received, wishes, &operation).await
+            Ok((hash, filename(&at), received))
         };
-        unless_cancelled(&operation, work).await
+        let (fingerprint, filename, received) = unless_cancelled(&operation, work).await?;
+        let filename = if wishes.filename.is_empty() { filename } else { wishes.filename.clone() };
+        add(&cx, received, Wishes { fingerprint, filename, ..wishes }, &operation).await
     });
     reply::operation(&operation.view())
 }

@@ -80,10 +80,14 @@ struct How {
 impl How {
     async fn of(cx: &Cx, new: &ImagesPost) -> Result<How> {
         let project = cx.project().to_owned();
-        let project = cx.daemon.view(move |tx| db::projects::get(tx, &project)).await?;
-        let own = project.config.get(api::keys::server::IMAGES_COMPRESSION.name).cloned();
+        let key = &api::keys::server::IMAGES_COMPRESSION;
+        // Not from what is kept in memory: it may have been set on another member a moment ago.
+        let configured = cx.daemon.view(move |tx| {
+            let own = db::projects::get(tx, &project)?.config.remove(key.name);
+            own.map_or_else(|| Ok(db::config::get(tx)?.read(key)), Ok)
+        });
         let algorithm = match new.compression_algorithm.as_str() {
-            "" => own.unwrap_or_else(|| cx.daemon.snapshot().config.read(&api::keys::server::IMAGES_COMPRESSION)),
+            "" => configured.await?,
             asked => asked.to_owned(),
         };
         let split = match new.format.as_str() {

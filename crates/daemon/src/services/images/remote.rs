@@ -157,7 +157,7 @@ impl Offer {
         if self.known(cx, &wishes, operation).await? {
             return Ok(());
         }
-        let received = self.download(cx, operation).await?;
+        let received = unless_cancelled(operation, self.download(cx, operation)).await?;
         let mut properties = self.properties.clone();
         properties.extend(wishes.properties);
         let filename = if wishes.filename.is_empty() { self.filename.clone() } else { wishes.filename };
@@ -245,13 +245,14 @@ pub async fn create(cx: Cx, new: ImagesPost) -> Result<Response<Body>> {
     operation.may_cancel = true;
     let daemon = cx.daemon.clone();
     let operation = daemon.run(operation, |operation| async move {
-        let work = async { Offer::find(&cx, &wanted).await?.obtain(&cx, wishes, &operation).await };
-        unless_cancelled(&operation, work).await
+        let offer = unless_cancelled(&operation, Offer::find(&cx, &wanted)).await?;
+        offer.obtain(&cx, wishes, &operation).await
     });
     reply::operation(&operation.view())
 }
 
-/// Does the work unless the operation is cancelled; what was received until then goes.
+/// Does the work unless the operation is cancelled; what was received until then goes. Not for work that must not be
+/// torn down in the middle, as recording what was received.
 pub async fn unless_cancelled<T>(operation: &Operation, work: impl Future<Output = Result<T>>) -> Result<T> {
     let cancelled = operation.cancelled();
     tokio::select! {
