@@ -377,7 +377,7 @@ crate::endpoints! {
     /// Create an instance on the member of `?target=`, or the one that has the fewest.
     CREATE = POST "/1.0/instances" (InstancesPost) -> Background, Project, At::Any, "instances";
     /// Change the state of all instances of a project.
-    STATE_ALL = PUT "/1.0/instances" (InstancesPut) -> Background, Project, At::Any, "instances_state";
+    STATE_ALL = PUT "/1.0/instances" (InstancesPut) -> Background, Project, At::Any, "instance_bulk_state_change";
     /// One instance; with `?recursion=1`, with its state and snapshots.
     GET = GET "/1.0/instances/{name}" -> Sync<Instance>, Project, At::Instance, "instances";
     /// Replace the configuration of an instance, or put it back to a snapshot.

@@ -34,6 +34,17 @@ impl Value for String {
     }
 }
 
+/// Text of several lines that somebody else reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Blob(pub String);
+
+impl Value for Blob {
+    const TYPE: &'static str = "blob";
+    fn parse(s: &str) -> Result<Self, String> {
+        Ok(Blob(s.to_owned()))
+    }
+}
+
 impl Value for i64 {
     const TYPE: &'static str = "integer";
     fn parse(s: &str) -> Result<Self, String> {

@@ -16,6 +16,9 @@ const OWN_ENDPOINTS: &[(&str, &str)] = &[];
 const OWN_KEYS: &[(&str, &str)] = &[
     ("server user.*", "accepted there, described only for other families"),
     ("storage_volume_dir user.*", "accepted there, described only for other families"),
+    ("instance image.*", "what the image says about itself, described nowhere"),
+    ("instance cloud-init.*", "described one by one; all of them are for the guest"),
+    ("instance volatile.*", "described one by one; noted by the server itself"),
     ("storage_volume_dir size", "described under the name security.size, which nothing reads"),
 ];
 

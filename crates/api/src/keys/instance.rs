@@ -1,7 +1,7 @@
 //! Keys of an instance: those that mean something for containers.
 
 use crate::expiry::Expiry;
-use crate::key::Config;
+use crate::key::{Blob, Config};
 use crate::{Error, Result};
 
 fn one_of(value: &str, all: &[&str]) -> Result<(), String> {
@@ -39,7 +39,7 @@ crate::keys! { INSTANCE {
     /// Seconds to wait after it was started before the next one is.
     AUTOSTART_DELAY: i64 = "boot.autostart.delay", "0", Local, |n| positive(*n);
     /// Those with the highest number are started first.
-    AUTOSTART_PRIORITY: i64 = "boot.autostart.priority", "0", Local;
+    AUTOSTART_PRIORITY: i64 = "boot.autostart.priority", "", Local;
     /// What happens to it when the machine goes down: `stop` or `force-stop`.
     SHUTDOWN_ACTION: String = "boot.host_shutdown_action", "stop", Local, |v| one_of(v, &["stop", "force-stop"]);
     /// Seconds that it may take to shut down before it is stopped by force.
@@ -61,7 +61,7 @@ crate::keys! { INSTANCE {
     PROCESSES: i64 = "limits.processes", "", Local,
         |n| if *n > 0 { Ok(()) } else { Err(format!("Invalid value \"{n}\": at least one process is needed")) };
     /// Lines for liblxc, added at the end.
-    RAW_LXC: String = "raw.lxc", "", Local;
+    RAW_LXC: Blob = "raw.lxc", "", Local;
     /// Whether it may hold containers itself.
     NESTING: bool = "security.nesting", "false", Local;
     /// Whether its root is that of the machine.

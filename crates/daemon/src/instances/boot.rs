@@ -55,7 +55,7 @@ pub async fn autostart(daemon: &Arc<Daemon>) {
         Err(e) => return tracing::warn!("starting instances: {e}"),
     };
     all.retain(|l| !daemon.instances.runs(l.row.id) && l.config.read_set(&keys::AUTOSTART).unwrap_or_else(|| ran(l)));
-    all.sort_by_key(|l| (-l.config.read(&keys::AUTOSTART_PRIORITY), l.row.name.clone()));
+    all.sort_by_key(|l| (-l.config.read_set(&keys::AUTOSTART_PRIORITY).unwrap_or(0), l.row.name.clone()));
     for l in all {
         // Those that a plan has to do with are its business.
         let id = l.row.id;

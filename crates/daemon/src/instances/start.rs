@@ -158,7 +158,7 @@ async fn spec(daemon: &Arc<Daemon>, l: &Loaded, volume: &Path, links: Vec<incus_
         processes: limits.processes,
         nesting: l.config.read(&api::keys::instance::NESTING),
         console_log: String::new(),
-        raw: l.config.read(&api::keys::instance::RAW_LXC),
+        raw: l.config.read(&api::keys::instance::RAW_LXC).0,
     })
 }
 
