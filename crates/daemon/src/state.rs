@@ -104,6 +104,7 @@ pub struct Daemon {
     pub networks: Arc<Networks>,
     /// What it has made of them.
     pub places: crate::services::networks::Places,
+    refreshing: tokio::sync::Mutex<()>,
     /// When a reader last waited for the majority in vain.
     missed: Mutex<Option<Instant>>,
     /// Tells that another database was taken into use.
@@ -150,6 +151,7 @@ impl Daemon {
             ready: tokio::sync::watch::Sender::new(false),
             networks,
             places,
+            refreshing: tokio::sync::Mutex::default(),
             missed: Mutex::default(),
             db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
@@ -263,6 +265,8 @@ impl Daemon {
 
     /// Renews what is known of the cluster.
     pub async fn refresh(&self) -> Result<()> {
+        // One after another, so that what was read earlier never replaces what was read later.
+        let _one = self.refreshing.lock().await;
         let fresh = self.db().peek(Snapshot::load).await?;
         {
             let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);

@@ -136,6 +136,8 @@ fn running(cluster: &Cluster) -> Result<()> {
 }
 
 fn snapshots(cluster: &Cluster) -> Result<()> {
+    // Other than what was published before, within the same second perhaps.
+    std::fs::write(rootfs(cluster, 2, "c1").join("snapped"), "s1")?;
     cluster.incus(1, &["snapshot", "create", "c1", "s1"])?;
     std::fs::write(rootfs(cluster, 2, "c1").join("data"), "written later")?;
     for (algorithm, magic) in [

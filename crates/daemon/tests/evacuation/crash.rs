@@ -98,7 +98,7 @@ fn one(world: &mut World, case: &Case) -> Result<()> {
         return Err(format!("the member is {state}\n{}", world.cluster.lab.logs()).into());
     }
     world.soon(witness, &[("c1", target, true), ("c2", target, false)])?;
-    world.cluster.incus(witness, &["cluster", "restore", &name, "--force"])?;
+    world.restore(witness, subject)?;
     world.soon(witness, &[("c1", subject, true), ("c2", subject, false)])
 }
 

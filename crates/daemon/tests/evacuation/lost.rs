@@ -37,7 +37,7 @@ fn receiver(world: &mut World) -> Result<()> {
     assert!(client.wait()?.success());
     world.start(3)?;
     world.soon(1, &[("c1", 1, true), ("c2", 1, true)])?;
-    world.cluster.incus(1, &["cluster", "restore", "server2", "--force"])?;
+    world.restore(1, 2)?;
     world.soon(1, &[("c1", 2, true), ("c2", 2, true)])
 }
 
@@ -63,7 +63,7 @@ fn runner(world: &mut World, point: &str, committed: bool) -> Result<()> {
     let _ = client.kill();
     let _ = client.wait();
     world.soon(1, &[("c1", to, true), ("c2", 2, !committed)])?;
-    world.cluster.incus(1, &["cluster", "restore", "server2", "--force"])?;
+    world.restore(1, 2)?;
     world.soon(1, &[("c1", 2, true), ("c2", 2, true)])?;
     world.cluster.incus(1, &["config", "unset", "c2", "cluster.evacuate"]).map(drop)
 }
@@ -85,6 +85,6 @@ fn minority(world: &mut World) -> Result<()> {
     let list = world.list(1)?;
     let at = |name: &str| list[name].1.trim_start_matches("server").parse::<usize>();
     world.soon(1, &[("c1", at("c1")?, true), ("c2", at("c2")?, true)])?;
-    world.cluster.incus(1, &["cluster", "restore", "server2", "--force"])?;
+    world.restore(1, 2)?;
     world.soon(1, &[("c1", 2, true), ("c2", 2, true)])
 }

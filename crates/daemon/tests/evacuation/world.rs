@@ -117,6 +117,19 @@ impl World {
         Ok(())
     }
 
+    /// Restores a member as soon as machine `from` has heard that it is back.
+    pub fn restore(&self, from: usize, member: usize) -> Result<()> {
+        let name = format!("server{member}");
+        self.cluster.until("the member back", || {
+            let done = self.cluster.incus_in(from, &["cluster", "restore", &name, "--force"], "")?;
+            match done.code {
+                0 => Ok(Some(())),
+                _ if done.err.contains("is offline") => Ok(None),
+                _ => Err(format!("restoring {name}: {}", done.err).into()),
+            }
+        })
+    }
+
     /// The same within a moment: what belongs to nobody is removed in the background.
     pub fn soon(&self, from: usize, wanted: &[(&str, usize, bool)]) -> Result<()> {
         let began = Instant::now();
