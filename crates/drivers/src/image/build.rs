@@ -66,7 +66,7 @@ hostname -F /etc/hostname 2>/dev/null
 ip link set lo up 2>/dev/null
 if [ -e /sys/class/net/eth0 ]; then
     ip link set eth0 up
-    udhcpc -b -i eth0 -S -x hostname:\"$(hostname)\" >/dev/null 2>&1
+    udhcpc -s /usr/share/udhcpc/default.script -b -i eth0 -S -x hostname:\"$(hostname)\" >/dev/null 2>&1
 fi
 exit 0
 ";
