@@ -215,9 +215,14 @@ impl<'a> Rules<'a> {
 
     /// The groups whose members its instances may be on; `None` if they may be on any.
     pub fn groups(&self) -> Option<Vec<String>> {
-        let names = self.says(&own::RESTRICTED_GROUPS).filter(|names| !names.is_empty())?;
-        Some(names.split(',').map(|name| name.trim().to_owned()).collect())
+        self.restricted().then(|| groups(self.config)).filter(|groups| !groups.is_empty())
     }
+}
+
+/// The cluster groups that the configuration of a project names.
+pub fn groups(config: &Config) -> Vec<String> {
+    let names = config.read(&own::RESTRICTED_GROUPS);
+    names.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
 /// What a value of a key in [`SUMS`] counts for.
@@ -231,5 +236,130 @@ fn amount(key: &str, value: &str) -> Result<u64, String> {
             Err(format!("CPUs can't be pinned, because its project limits the sum of '{key}'"))
         }
         _ => value.parse().map_err(|_| format!("Invalid value for '{key}': \"{value}\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn said(result: Result<()>) -> String {
+        result.err().map(|e| e.message).unwrap_or_default()
+    }
+
+    #[test]
+    fn limits_are_on_numbers_and_on_sums() {
+        for (project, instances, want) in [
+            (&[][..], &[&[][..], &[]][..], ""),
+            (&[("limits.instances", "2")], &[&[], &[]], ""),
+            (&[("limits.instances", "1")], &[&[], &[]], "Reached maximum number of instances in project \"p\""),
+            (&[("limits.containers", "0")], &[&[]], "Reached maximum number of instances of type \"container\""),
+            (&[("limits.virtual-machines", "0")], &[&[]], ""),
+            (&[("limits.memory", "2GiB")], &[&[("limits.memory", "1GiB")], &[("limits.memory", "1GiB")]], ""),
+            (
+                &[("limits.memory", "1GiB")],
+                &[&[("limits.memory", "1GiB")], &[("limits.memory", "1MiB")]],
+                "Reached maximum aggregate value \"1GiB\" for \"limits.memory\" in project \"p\"",
+            ),
+            (&[("limits.memory", "1GiB")], &[&[]], "Instance \"c\" in project \"p\" has no 'limits.memory' config"),
+            (&[("limits.memory", "1GiB")], &[&[("limits.memory", "5%")]], "can't be a percentage"),
+            (&[("limits.cpu", "3")], &[&[("limits.cpu", "0-1")]], "CPUs can't be pinned"),
+            (&[("limits.cpu", "3")], &[&[("limits.cpu", "2")], &[("limits.cpu", "2")]], "aggregate value \"3\""),
+            (&[("limits.processes", "9")], &[&[("limits.processes", "10")]], "for \"limits.processes\""),
+        ] {
+            let project = config(project);
+            let instances: Vec<Config> = instances.iter().map(|c| config(c)).collect();
+            let all: Vec<Use<'_>> = instances.iter().map(|config| Use { name: "c", machine: false, config }).collect();
+            let got = said(Rules::new("p", &project).limits(&all));
+            assert!(if want.is_empty() { got.is_empty() } else { got.contains(want) }, "{project:?}: {got}");
+        }
+    }
+
+    #[test]
+    fn restrictions_hold_where_they_are_switched_on() {
+        for (rule, has, want) in [
+            (("", ""), ("security.privileged", "true"), "Privileged containers are forbidden"),
+            (("", ""), ("security.privileged", "false"), ""),
+            (("restricted.containers.privilege", "allow"), ("security.privileged", "true"), ""),
+            (("restricted.containers.privilege", "isolated"), ("security.privileged", "true"), "Privileged"),
+            (("", ""), ("security.nesting", "1"), "Container nesting is forbidden"),
+            (("restricted.containers.nesting", "allow"), ("security.nesting", "1"), ""),
+            (("", ""), ("raw.lxc", "x"), "Low-level options are forbidden"),
+            (("restricted.containers.lowlevel", "allow"), ("raw.lxc", "x"), ""),
+            (("", ""), ("limits.memory", "1"), ""),
+        ] {
+            let mut project = config(&[rule]);
+            let has = config(&[has]);
+            assert_eq!(said(Rules::new("p", &project).restrictions("instance \"c\"", &has, &Devices::new())), "");
+            project.insert("restricted".into(), "true".into());
+            let got = said(Rules::new("p", &project).restrictions("instance \"c\"", &has, &Devices::new()));
+            assert!(if want.is_empty() { got.is_empty() } else { got.contains(want) }, "{rule:?} {has:?}: {got}");
+        }
+    }
+
+    #[test]
+    fn devices_are_blocked_managed_or_free() {
+        let (root, volume, path) = (
+            &[("type", "disk"), ("path", "/"), ("pool", "p")][..],
+            &[("type", "disk"), ("path", "/x"), ("pool", "p"), ("source", "v")],
+            &[("type", "disk"), ("path", "/x"), ("source", "/etc")],
+        );
+        let (managed, p2p) = (&[("type", "nic"), ("network", "n")][..], &[("type", "nic"), ("nictype", "p2p")]);
+        for (rule, device, good) in [
+            (("", ""), root, true),
+            (("", ""), volume, true),
+            (("", ""), path, false),
+            (("restricted.devices.disk", "allow"), path, true),
+            (("restricted.devices.disk", "block"), volume, false),
+            (("restricted.devices.disk", "block"), root, true),
+            (("", ""), managed, true),
+            (("", ""), p2p, false),
+            (("restricted.devices.nic", "allow"), p2p, true),
+            (("restricted.devices.nic", "block"), managed, false),
+            (("", ""), &[("type", "usb")], false),
+            (("restricted.devices.usb", "allow"), &[("type", "usb")], true),
+            (("", ""), &[("type", "none")], true),
+        ] {
+            let project = config(&[rule, ("restricted", "true")]);
+            let devices = Devices::from([("d".to_owned(), config(device))]);
+            let got = Rules::new("p", &project).restrictions("profile \"x\"", &Config::new(), &devices);
+            assert_eq!(got.is_ok(), good, "{rule:?} {device:?}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn targets_and_notes_are_low_level() {
+        let group = |name: &str| Target::Group(name.to_owned());
+        let member = Target::Member("m".into());
+        for (rules, target, good) in [
+            (&[][..], &member, true),
+            (&[("restricted", "true")], &member, false),
+            (&[("restricted", "true")], &Target::Any, true),
+            (&[("restricted", "true"), ("restricted.cluster.target", "allow")], &member, true),
+            (
+                &[("restricted", "on"), ("restricted.cluster.target", "allow"), ("restricted.cluster.groups", "a, b")],
+                &group("b"),
+                true,
+            ),
+            (
+                &[("restricted", "on"), ("restricted.cluster.target", "allow"), ("restricted.cluster.groups", "a, b")],
+                &group("c"),
+                false,
+            ),
+        ] {
+            let project = config(rules);
+            assert_eq!(Rules::new("p", &project).target(target).is_ok(), good, "{rules:?} {target:?}");
+        }
+        let project = config(&[("restricted", "true")]);
+        let rules = Rules::new("p", &project);
+        let old = config(&[("volatile.uuid", "1"), ("a", "1")]);
+        assert!(rules.notes(&old, &config(&[("volatile.uuid", "1"), ("a", "2")])).is_ok());
+        assert!(rules.notes(&old, &config(&[("volatile.uuid", "2")])).is_err());
+        assert!(rules.notes(&old, &Config::new()).is_err());
+        assert!(rules.notes(&Config::new(), &config(&[("volatile.base_image", "x")])).is_ok());
     }
 }

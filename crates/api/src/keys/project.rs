@@ -103,3 +103,32 @@ pub fn check(config: &Config) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked() {
+        for (key, value, good) in [
+            ("features.images", "true", true),
+            ("features.images", "maybe", false),
+            ("limits.instances", "0", true),
+            ("limits.instances", "-1", false),
+            ("limits.memory", "2GiB", true),
+            ("limits.memory", "50%", false),
+            ("limits.cpu", "0-3", false),
+            ("restricted.devices.nic", "managed", true),
+            ("restricted.devices.nic", "some", false),
+            ("restricted.containers.privilege", "isolated", true),
+            ("restricted.containers.nesting", "managed", false),
+            ("restricted.bogus", "allow", false),
+            ("user.a", "b", true),
+        ] {
+            let config = Config::from([(key.to_owned(), value.to_owned())]);
+            assert_eq!(check(&config).is_ok(), good, "{key}={value}");
+        }
+        let unknown = check(&Config::from([("bogus".to_owned(), "1".to_owned())])).unwrap_err();
+        assert_eq!(unknown.message, "Invalid project configuration key \"bogus\"");
+    }
+}

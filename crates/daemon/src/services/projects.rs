@@ -6,7 +6,6 @@ use api::key::Config;
 use api::project::{Project, ProjectPost, ProjectPut, ProjectsPost};
 use api::{Error, Result};
 use db::Tx;
-use incus_core::project::Rules;
 use serde_json::Value;
 
 use crate::edge::auth::Trust;
@@ -109,8 +108,7 @@ async fn patch(cx: Cx, new: Value) -> Result<()> {
 
 /// Refuses groups that are not there.
 fn must_be_groups(tx: &Tx<'_>, config: &Config) -> Result<()> {
-    let named = Rules::new("", config).groups().unwrap_or_default();
-    named.iter().try_for_each(|group| db::groups::get(tx, group).map(drop)).map_err(|e| {
+    incus_core::project::groups(config).iter().try_for_each(|group| db::groups::get(tx, group).map(drop)).map_err(|e| {
         let key = api::keys::project::RESTRICTED_GROUPS.name;
         Error::bad_request(format!("Invalid project configuration key \"{key}\" value: {}", e.message))
     })
