@@ -29,7 +29,6 @@ pub mod placed;
 pub mod pools;
 pub mod profile_effects;
 pub mod profiles;
-pub mod project_rules;
 pub mod projects;
 pub mod server;
 pub mod tokens;
