@@ -85,6 +85,10 @@ fn one(world: &mut World, case: &Case) -> Result<()> {
     let holder = if case.point.starts_with("member:") { target } else { subject };
     let witness = if victim == third { target } else { third };
     let name = format!("server{subject}");
+    // One that has just started must have heard of the one that is to receive.
+    world
+        .cluster
+        .until("the target heard of", || Ok((world.cluster.member(subject, target, 's')? == "ONLINE").then_some(())))?;
     world.hold(holder, &case.point)?;
     let mut client = world.begin(witness, &["cluster", "evacuate", &name, "--force"])?;
     world.held(holder)?;
