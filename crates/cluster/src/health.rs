@@ -28,6 +28,7 @@ pub struct Health {
     links: Arc<Links>,
     liveness: Liveness,
     id: u64,
+    started: std::time::Instant,
 }
 
 /// `cluster.offline_threshold` in milliseconds.
@@ -48,7 +49,7 @@ pub fn max_standby(config: &Config) -> usize {
 impl Health {
     /// The health as seen by the member with this Raft id.
     pub fn new(id: u64, links: Arc<Links>) -> Health {
-        Health { links, liveness: Liveness::default(), id }
+        Health { links, liveness: Liveness::default(), id, started: std::time::Instant::now() }
     }
 
     /// How a member looks from here. A member that was never heard of is judged by the time in the database.
@@ -59,11 +60,17 @@ impl Health {
         };
         let silent_ms = match member.raft_id {
             Some(id) if id == self.id => 0,
-            Some(id) => self.liveness.age_ms(id).unwrap_or_else(stored),
+            // Who has only just started can't have heard of anybody: that is nobody else's silence.
+            Some(id) => self.liveness.age_ms(id).unwrap_or_else(|| stored().min(self.up_ms())),
             None => stored(),
         };
         let outdated = (member.schema, member.api_extensions) < newest;
         Seen { state: member.state, silent_ms, threshold_ms: threshold_ms(config), outdated }
+    }
+
+    /// Milliseconds since this member began to listen.
+    fn up_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Forgets a member that was removed.
