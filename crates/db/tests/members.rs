@@ -191,7 +191,10 @@ async fn live(id: u64, dir: &Path) -> Anything {
                 db.change(Change::Voters(ids)).await.map(|()| String::new())
             }
             "lead" => db.hand_over(number(1)).await.map(|()| String::new()),
-            "leader" => Ok(db.status().leader.unwrap_or(0).to_string()),
+            "leader" => {
+                let known = db.wait_for(|status| status.leader.is_some()).await;
+                Ok(known.ok().and_then(|status| status.leader).unwrap_or(0).to_string())
+            }
             "compact" => db.compact().await.map(|()| String::new()),
             "count" => count(&db, format!("hand-{id}")).await.map(|n| n.to_string()),
             "peek" => db.peek(|tx| counters(tx.connection())).await.map(|c| c.len().to_string()),
@@ -392,9 +395,13 @@ fn nothing_acknowledged_is_lost_whoever_is_killed_or_cut_off() -> Anything {
         .collect();
     for file in std::fs::read_dir(lab.dir.join("acked"))?.flatten() {
         let writer = file.file_name().to_string_lossy().into_owned();
+        if writer.starts_with('.') {
+            // It was being written when its member was killed.
+            continue;
+        }
         let acked: i64 = std::fs::read_to_string(file.path())?.parse()?;
         let found = have.get(&writer).copied().unwrap_or(0);
-        assert!(writer.starts_with('.') || found >= acked, "{writer}: {acked} acknowledged, {found} found");
+        assert!(found >= acked, "{writer}: {acked} acknowledged, {found} found");
     }
     let total: i64 = have.values().sum();
     println!(
@@ -451,7 +458,6 @@ fn leaders_change_learners_catch_up_and_no_majority_is_said_so() -> Anything {
     assert!(started.elapsed() < Duration::from_secs(12), "it is refused in time");
 
     members[1] = Some(Process::start(&lab, 2)?);
-    let again = (0..5).any(|_| ask(&mut members, left, "count").is_ok());
-    assert!(again, "a majority is back");
+    ask(&mut members, left, "count").map_err(|e| format!("a majority is back: {e}"))?;
     Ok(())
 }

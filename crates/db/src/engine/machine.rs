@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,7 +60,6 @@ struct Shared {
     /// A halted replica may try again now.
     go_on: Notify,
     stopping: watch::Sender<bool>,
-    started: AtomicBool,
 }
 
 struct State {
@@ -186,7 +185,6 @@ impl Machine {
             halted: watch::Sender::new(None),
             go_on: Notify::new(),
             stopping: watch::Sender::new(false),
-            started: AtomicBool::new(false),
             state: Mutex::new(State { db, standing }),
         };
         Ok(Machine { shared: Arc::new(shared) })
@@ -439,11 +437,6 @@ impl Machine {
             Ok(_) => Err(other("the database is being closed")),
         }
     }
-
-    /// Raft is running: from now on it may send copies to others.
-    pub fn started(&self) {
-        self.shared.started.store(true, Ordering::SeqCst);
-    }
 }
 
 impl Command {
@@ -555,23 +548,30 @@ pub(super) fn content_hash(db: &Connection) -> rusqlite::Result<String> {
     Ok(hex::encode(hash.finalize()))
 }
 
-fn meta(standing: Standing) -> SnapshotMetaOf<Types> {
+/// How Raft names the state of a replica.
+pub(super) fn meta(standing: Standing) -> SnapshotMetaOf<Types> {
     SnapshotMetaOf::<Types> { last_log_id: standing.last, last_membership: standing.membership }
 }
 
-/// Prepares for the log to be purged. No copy is made: the replica's own file is the snapshot.
+/// The replica's own file is the snapshot. It is made durable, so that the log may be cut; a copy is made only for
+/// a member that needs one, when it is sent.
 impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = Copy;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Copy>, io::Error> {
-        let machine = self.clone();
-        let durable = move || {
-            let _gate = machine.gate();
-            let state = machine.state();
-            make_durable(&state.db).map(|()| meta(state.standing.clone()))
-        };
-        let meta = tokio::task::spawn_blocking(durable).await.map_err(other)??;
-        Ok(SnapshotOf::<Types, Copy> { meta, snapshot: Copy::default() })
+        loop {
+            let machine = self.clone();
+            let durable = move || {
+                let _gate = machine.gate();
+                let state = machine.state();
+                make_durable(&state.db).map(|()| meta(state.standing.clone()))
+            };
+            match tokio::task::spawn_blocking(durable).await.map_err(other)? {
+                Ok(meta) => return Ok(SnapshotOf::<Types, Copy> { meta, snapshot: Copy::default() }),
+                Err(e) => tracing::warn!("the log of the database can't be cut yet: {e}"),
+            }
+            self.pause().await?;
+        }
     }
 }
 
@@ -628,12 +628,9 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Copy>>, io::Error> {
-        // While it starts, Raft asks only to know what there is, and builds one if it needs it.
-        if !self.shared.started.load(Ordering::SeqCst) || self.state().standing.last.is_none() {
-            return Ok(None);
+        match self.standing().last {
+            Some(_) => self.build_snapshot().await.map(Some),
+            None => Ok(None),
         }
-        let machine = self.clone();
-        let (standing, snapshot) = tokio::task::spawn_blocking(move || machine.copy_out()).await.map_err(other)??;
-        Ok(Some(SnapshotOf::<Types, Copy> { meta: meta(standing), snapshot }))
     }
 }

@@ -184,7 +184,6 @@ impl Db {
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
             .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;
-        machine.started();
         let alone = raft.metrics().borrow_watched().membership_config.membership().voter_ids().eq([options.id]);
         let quiet_until = (voted && !alone).then(|| Instant::now() + options.lease());
         let (jobs, waiting) = mpsc::channel();

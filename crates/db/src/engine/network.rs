@@ -18,7 +18,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 
 use super::Transport;
 use super::copy::{Copy, Incoming};
-use super::machine::Machine;
+use super::machine::{Machine, meta};
 use super::types::{Answer, Letter, Reply, Request, Types};
 
 /// How long one part of a snapshot, or its installation, may take.
@@ -78,14 +78,17 @@ impl Peer {
         self.post.ask(self.to, request, option.hard_ttl()).await
     }
 
-    async fn send_snapshot(&self, vote: VoteOf<Types>, snapshot: SnapshotOf<Types, Copy>) -> Result<Reply> {
-        let (id, copy) = (rand::random(), snapshot.snapshot);
-        let parts = copy.parts()?;
+    /// Sends a copy of the replica as it is now, which may be newer than what Raft has asked for.
+    async fn send_snapshot(&self, vote: VoteOf<Types>) -> Result<Reply> {
+        let machine = self.post.machine.clone();
+        let copied = tokio::task::spawn_blocking(move || machine.copy_out()).await;
+        let (standing, copy) = copied.map_err(|e| Error::internal(e.to_string()))??;
+        let (id, parts) = (rand::random(), copy.parts()?);
         for number in 0..parts {
             let part = Request::SnapshotPart { id, number, bytes: copy.part(number)? };
             self.post.ask(self.to, part, PATIENCE).await?;
         }
-        self.post.ask(self.to, Request::Snapshot { id, parts, vote, meta: snapshot.meta }, PATIENCE).await
+        self.post.ask(self.to, Request::Snapshot { id, parts, vote, meta: meta(standing) }, PATIENCE).await
     }
 }
 
@@ -128,11 +131,11 @@ impl RaftNetworkV2<Types> for Peer {
     async fn full_snapshot(
         &mut self,
         vote: VoteOf<Types>,
-        snapshot: SnapshotOf<Types, Copy>,
+        _snapshot: SnapshotOf<Types, Copy>,
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        match self.send_snapshot(vote, snapshot).await {
+        match self.send_snapshot(vote).await {
             Ok(Reply::Snapshot(r)) => Ok(r),
             other => Err(StreamingError::Unreachable(unreachable(other))),
         }
