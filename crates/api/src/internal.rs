@@ -158,6 +158,8 @@ crate::endpoints! {
     CONNECT = POST "/internal/cluster/connect" (Value) -> Sync<()>, Member, At::Any, "";
     /// A pending member gives up.
     ABORT = POST "/internal/cluster/abort" (Value) -> Sync<()>, Member, At::Any, "";
+    /// A member of the database that is no member of the cluster is taken out: by its address or its Raft id.
+    RAFT_NODE_REMOVE = DELETE "/internal/cluster/raft-node/{address}" -> Sync<()>, Member, At::Any, "";
     /// The member was removed: it becomes a server of its own again.
     RESET = POST "/internal/cluster/reset" -> Sync<()>, Member, At::Any, "";
     /// A storage pool was deleted: its place on this member goes.

@@ -31,6 +31,12 @@ pub struct Args {
 pub enum Command {
     /// Show the server version
     Version,
+    /// Repair a cluster whose database has no majority, or whose addresses have changed
+    #[command(subcommand)]
+    Cluster(Cluster),
+    /// The same as `cluster`, under the name that people know
+    #[command(subcommand, hide = true)]
+    Admin(Admin),
     /// Build an image
     #[command(hide = true)]
     Forkimage {
@@ -66,5 +72,43 @@ pub enum Command {
         /// Those below this directory
         #[arg(long)]
         directory: Option<std::path::PathBuf>,
+    },
+}
+
+/// `incusd admin`.
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Repair a cluster whose database has no majority, or whose addresses have changed
+    #[command(subcommand)]
+    Cluster(Cluster),
+}
+
+/// `incusd cluster`: works on the files of this member while its daemon is down, unless it says otherwise.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Cluster {
+    /// Print the addresses of the members that vote in the database, as this member knows them
+    ListDatabase,
+    /// Print the members of the database as this member's files tell
+    Show,
+    /// Change the addresses of the members, in an editor or from standard input
+    ///
+    /// To be done on every member with the same changes, while all daemons are down.
+    Edit,
+    /// Go on with this member alone after a majority of the voters was lost for good
+    ///
+    /// To be done on one member only: the one whose last entry ("incusd cluster show") has the highest term, and among
+    /// those the highest segment ID.
+    RecoverFromQuorumLoss {
+        /// Don't ask
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Take a member that is no member of the cluster any more out of the database; the daemon has to run
+    RemoveRaftNode {
+        /// Its address, or its Raft id
+        address: String,
+        /// Don't ask
+        #[arg(short, long)]
+        quiet: bool,
     },
 }

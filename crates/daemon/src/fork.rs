@@ -18,6 +18,6 @@ pub fn helper(command: &Command) -> Option<Result<()>> {
             };
             Some(drivers::files::serve(&place))
         }
-        Command::Version | Command::Forkimage { .. } => None,
+        Command::Version | Command::Cluster(_) | Command::Admin(_) | Command::Forkimage { .. } => None,
     }
 }

@@ -10,9 +10,11 @@ mod fork;
 mod instances;
 mod join;
 mod locks;
+mod moved;
 mod operations;
 mod paths;
 mod plans;
+mod repair;
 mod services;
 mod sockets;
 mod start;
@@ -37,6 +39,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let Some(done) = args.command.as_ref().and_then(fork::helper) {
+        return exit(done);
+    }
+    if let Some(done) = args.command.as_ref().and_then(repair::run) {
         return exit(done);
     }
     if let Some(Command::Forkimage { kind, file }) = &args.command {

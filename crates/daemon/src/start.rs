@@ -16,7 +16,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, instances, join, plans, services};
+use crate::{certs, instances, join, moved, plans, services};
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
@@ -87,6 +87,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     daemon.ready.send_replace(true);
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
+    tokio::spawn(moved::write_down(daemon.clone()));
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
@@ -154,8 +155,17 @@ fn keep_for_start(daemon: &Daemon) -> Result<()> {
         let id = m.raft_id?;
         Some(RaftNode { id, name: m.name.clone(), address: m.address.clone(), role: role(id) })
     };
-    let nodes: Vec<RaftNode> = snapshot.members.iter().filter_map(node).collect();
-    if daemon.local.raft_nodes()? != nodes {
+    let mut nodes: Vec<RaftNode> = snapshot.members.iter().filter_map(node).collect();
+    let known = daemon.local.raft_nodes()?;
+    // Those that take part in the database and are members no more: a person may want to know where they were.
+    let left = |n: &&RaftNode| status.voters.contains(&n.id) || status.learners.contains(&n.id);
+    for ghost in known.iter().filter(left) {
+        if nodes.iter().all(|n| n.id != ghost.id && n.address != ghost.address) {
+            nodes.push(RaftNode { name: String::new(), role: role(ghost.id), ..ghost.clone() });
+        }
+    }
+    nodes.sort_by_key(|n| n.id);
+    if known != nodes {
         daemon.local.replace_raft_nodes(&nodes)?;
     }
     let servers = snapshot.certificates.iter().filter(|c| c.kind == db::certificates::CertificateType::Server);

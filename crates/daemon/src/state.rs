@@ -13,7 +13,7 @@ use client::Remote;
 use client::tls::{Identity, client_config, server_config};
 use cluster::Health;
 use db::certificates::{Certificate, CertificateType};
-use db::local::Local;
+use db::local::{Local, Moved};
 use db::members::{Member, NOT_CLUSTERED, State};
 use db::{Db, Tx};
 use drivers::instance::Containers;
@@ -116,6 +116,7 @@ pub struct Daemon {
     snapshot: RwLock<Arc<Snapshot>>,
     remotes: Mutex<HashMap<String, Arc<Remote>>>,
     addresses: RwLock<HashMap<u64, String>>,
+    moved: RwLock<Vec<Moved>>,
     raft_id: AtomicU64,
     member_id: AtomicI64,
 }
@@ -135,6 +136,7 @@ impl Daemon {
         let networks = Arc::new(Networks::new(paths.root(), &own.fingerprint()?));
         let places = crate::services::networks::Places::open(networks.clone(), &paths);
         let containers = Arc::new(Containers::new(paths.root(), program));
+        let moved = local.moved()?;
         Ok(Arc::new(Daemon {
             paths,
             local,
@@ -161,6 +163,7 @@ impl Daemon {
             snapshot: RwLock::default(),
             remotes: Mutex::default(),
             addresses: RwLock::new(parts.addresses),
+            moved: RwLock::new(moved),
             raft_id: AtomicU64::new(parts.raft_id),
             member_id: AtomicI64::new(1),
         }))
@@ -267,7 +270,8 @@ impl Daemon {
     pub async fn refresh(&self) -> Result<()> {
         // One after another, so that what was read earlier never replaces what was read later.
         let _one = self.refreshing.lock().await;
-        let fresh = self.db().peek(Snapshot::load).await?;
+        let mut fresh = self.db().peek(Snapshot::load).await?;
+        crate::moved::apply(&self.moved(), &mut fresh.members);
         {
             let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
             for member in &fresh.members {
@@ -358,6 +362,18 @@ impl Daemon {
     /// The address of the member with this Raft id.
     pub fn address_of(&self, raft_id: u64) -> Option<String> {
         self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(&raft_id).cloned()
+    }
+
+    /// Members' addresses that were changed while the daemon was down and are not in the database yet.
+    pub fn moved(&self) -> Vec<Moved> {
+        self.moved.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All changed addresses are in the database.
+    pub fn forget_moved(&self) -> Result<()> {
+        self.local.forget_moved()?;
+        self.moved.write().unwrap_or_else(PoisonError::into_inner).clear();
+        Ok(())
     }
 
     /// Learns addresses before the database is there to tell them.

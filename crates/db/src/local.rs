@@ -8,6 +8,7 @@ use api::key::Config;
 use api::{Error, Result};
 use jiff::Timestamp;
 use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
 
 use crate::certificates::CertificateType;
 use crate::tx::{Tx, failed};
@@ -36,6 +37,9 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE identity (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);
 "];
 
+/// Under this key of `identity` stand the changed addresses.
+const MOVED: &str = "moved";
+
 codes! {
     /// What a member does in the database.
     RaftRole, "database role" {
@@ -59,6 +63,29 @@ pub struct RaftNode {
     pub address: String,
     /// What it does.
     pub role: RaftRole,
+}
+
+/// A member whose address was changed while the database could not be asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// Its Raft id.
+    pub id: u64,
+    /// The address that the database knows.
+    pub old: String,
+    /// The address that it has now.
+    pub new: String,
+}
+
+impl Moved {
+    /// True if the change is still to be made where the database has this address.
+    pub fn applies_to(&self, address: &str) -> bool {
+        address == self.old || address == self.parked()
+    }
+
+    /// What stands in the place of its address while it changes addresses with another member.
+    pub(crate) fn parked(&self) -> String {
+        format!("moving-{}", self.id)
+    }
 }
 
 /// The certificate of a member that is trusted before the global database can be read.
@@ -166,13 +193,30 @@ impl Local {
         if self.raft_nodes()? == sorted {
             return Ok(());
         }
+        self.write(|tx| write_nodes(tx, &sorted))
+    }
+
+    /// Changed addresses that the replicated database does not have yet.
+    pub fn moved(&self) -> Result<Vec<Moved>> {
+        let unreadable = |e| Error::internal(format!("The local database has unreadable changes of addresses: {e}"));
+        let text = self.identity(MOVED)?;
+        text.map_or(Ok(Vec::new()), |text| serde_json::from_str(&text).map_err(unreadable))
+    }
+
+    /// Changes members' addresses, and with them the member's own configuration, at once: `moved` is all that the
+    /// replicated database does not have yet.
+    pub fn move_members(&self, nodes: &[RaftNode], moved: &[Moved], changes: &Config) -> Result<()> {
+        let text = serde_json::to_string(moved).map_err(|e| Error::internal(e.to_string()))?;
         self.write(|tx| {
-            tx.run("DELETE FROM raft_nodes", [])?;
-            sorted.iter().try_for_each(|n| {
-                let sql = "INSERT INTO raft_nodes (id, name, address, role) VALUES (?1, ?2, ?3, ?4)";
-                tx.run(sql, (n.id.cast_signed(), &n.name, &n.address, n.role)).map(drop)
-            })
+            write_nodes(tx, nodes)?;
+            write_identity(tx, MOVED, &text)?;
+            config::patch(tx, changes)
         })
+    }
+
+    /// The replicated database has all changed addresses now.
+    pub fn forget_moved(&self) -> Result<()> {
+        self.write(|tx| tx.run("DELETE FROM identity WHERE key = ?1", [MOVED]).map(drop))
     }
 
     /// The certificates of members that are trusted, by fingerprint.
@@ -236,9 +280,7 @@ impl Local {
     }
 
     fn set_identity(&self, key: &str, value: &str) -> Result<()> {
-        let sql = "INSERT INTO identity (key, value) VALUES (?1, ?2)
-                   ON CONFLICT (key) DO UPDATE SET value = excluded.value";
-        self.write(|tx| tx.run(sql, (key, value)).map(drop))
+        self.write(|tx| write_identity(tx, key, value))
     }
 
     /// Names of the patches that were applied, in that order.
@@ -261,6 +303,20 @@ impl Local {
     pub fn dump(&self, only_schema: bool) -> Result<String> {
         self.read(|tx| sql::dump(tx, only_schema))
     }
+}
+
+fn write_identity(tx: &Tx<'_>, key: &str, value: &str) -> Result<()> {
+    let sql = "INSERT INTO identity (key, value) VALUES (?1, ?2)
+               ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+    tx.run(sql, (key, value)).map(drop)
+}
+
+fn write_nodes(tx: &Tx<'_>, nodes: &[RaftNode]) -> Result<()> {
+    tx.run("DELETE FROM raft_nodes", [])?;
+    nodes.iter().try_for_each(|n| {
+        let sql = "INSERT INTO raft_nodes (id, name, address, role) VALUES (?1, ?2, ?3, ?4)";
+        tx.run(sql, (n.id.cast_signed(), &n.name, &n.address, n.role)).map(drop)
+    })
 }
 
 #[cfg(test)]
@@ -297,6 +353,15 @@ mod tests {
         assert_eq!(local.patches().unwrap(), ["p1"]);
         let answer = local.sql("SELECT address FROM raft_nodes WHERE role = 0").unwrap();
         assert_eq!(answer[0].rows, [[serde_json::json!("10.0.0.1:8443")]]);
+
+        let moved = [Moved { id: 2, old: "10.0.0.2:8443".into(), new: "10.1.0.2:8443".into() }];
+        let there = RaftNode { address: "10.1.0.2:8443".into(), ..node(2, RaftRole::Spare) };
+        let key = || "cluster.https_address".to_owned();
+        local.move_members(&[there.clone()], &moved, &[(key(), "10.1.0.2:8443".into())].into()).unwrap();
+        assert_eq!((local.moved().unwrap(), local.raft_nodes().unwrap()), (moved.to_vec(), vec![there]));
+        assert_eq!(local.config_value(&key()).unwrap().as_deref(), Some("10.1.0.2:8443"));
+        local.forget_moved().unwrap();
+        assert!(local.moved().unwrap().is_empty());
 
         local.forget_cluster().unwrap();
         assert!(local.raft_nodes().unwrap().is_empty() && local.raft_id().unwrap().is_none());

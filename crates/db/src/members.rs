@@ -8,6 +8,7 @@ pub use incus_core::member::{Event, State};
 use jiff::Timestamp;
 
 use crate::keys::Keys;
+use crate::local::Moved;
 use crate::tx::{Tx, Words, found, touched};
 use crate::value::{Architecture, Time, codes, maybe_time};
 
@@ -209,6 +210,22 @@ pub fn set_address(tx: &Tx<'_>, id: i64, address: &str) -> Result<()> {
     touched(tx.run("UPDATE nodes SET address = ?2 WHERE id = ?1", (id, address)).or_taken(taken)?, NOT_FOUND)
 }
 
+/// Changes the addresses of members where the old ones still stand. False if two or more exchange theirs: then half
+/// of it is done, and the same call in another transaction does the rest.
+pub fn move_addresses(tx: &Tx<'_>, moved: &[Moved]) -> Result<bool> {
+    let members = list(tx)?;
+    let pending: Vec<(&Member, &Moved)> = members
+        .iter()
+        .filter_map(|m| Some((m, moved.iter().find(|x| Some(x.id) == m.raft_id && x.applies_to(&m.address))?)))
+        .collect();
+    let taken = |x: &Moved| pending.iter().any(|(m, _)| m.address == x.new && m.raft_id != Some(x.id));
+    let whole = !pending.iter().any(|(_, x)| taken(x));
+    for (m, x) in pending {
+        set_address(tx, m.id, &if whole { x.new.clone() } else { x.parked() })?;
+    }
+    Ok(whole)
+}
+
 /// Changes the description of a member.
 pub fn set_description(tx: &Tx<'_>, id: i64, description: &str) -> Result<()> {
     touched(tx.run("UPDATE nodes SET description = ?2 WHERE id = ?1", (id, description))?, NOT_FOUND)
@@ -337,6 +354,29 @@ mod tests {
         let m = &all[0];
         assert_eq!((m.id, m.name.as_str(), m.address.as_str(), m.raft_id), (1, NOT_CLUSTERED, "0.0.0.0", Some(1)));
         assert_eq!((m.failure_domain.as_str(), m.groups.as_slice()), ("default", ["default".to_owned()].as_slice()));
+    }
+
+    #[test]
+    fn addresses_that_changed_while_nobody_served_are_written_where_the_old_ones_stand() {
+        let c = database();
+        let tx = Tx(&c);
+        for (name, address) in [("node2", "10.0.0.2:8443"), ("node3", "10.0.0.3:8443")] {
+            let id = create(&tx, &new(name, address)).unwrap();
+            allocate_raft_id(&tx, id).unwrap();
+        }
+        let moved = |id, old: &str, new: &str| Moved { id, old: old.into(), new: new.into() };
+        let addresses = || list(&tx).unwrap().into_iter().skip(1).map(|m| m.address).collect::<Vec<_>>();
+        let (second, third) = (moved(2, "10.0.0.2:8443", "10.0.0.3:8443"), moved(3, "10.0.0.3:8443", "10.0.0.2:8443"));
+        let both = [second, third];
+        assert!(!move_addresses(&tx, &both).unwrap(), "they exchange their addresses");
+        assert!(move_addresses(&tx, &both).unwrap());
+        assert_eq!(addresses(), ["10.0.0.3:8443", "10.0.0.2:8443"]);
+        assert!(
+            move_addresses(&tx, &[moved(2, "10.9.9.9:8443", "10.0.0.9:8443")]).unwrap(),
+            "another change was first"
+        );
+        assert!(move_addresses(&tx, &[moved(2, "10.0.0.3:8443", "10.0.0.9:8443")]).unwrap());
+        assert_eq!(addresses(), ["10.0.0.9:8443", "10.0.0.2:8443"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod body;
 mod evacuate;
 mod member;
 mod moving;
-mod point;
+pub mod point;
 mod runner;
 
 use std::collections::{HashMap, HashSet};

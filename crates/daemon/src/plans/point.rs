@@ -13,8 +13,13 @@ static ENABLED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("INCUS_TEST_H
 
 /// Passes the point, unless a test holds the daemon there.
 pub async fn pass(daemon: &Daemon, point: &str) {
+    pass_in(daemon.paths.root(), point).await;
+}
+
+/// Passes the point of the program that works on the folder `root`.
+pub async fn pass_in(root: &Path, point: &str) {
     if *ENABLED {
-        hold(daemon.paths.root(), point).await;
+        hold(root, point).await;
     }
 }
 

@@ -26,6 +26,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::CONNECT, connect);
     r.sync(&api::internal::ABORT, abort);
     r.sync(&api::internal::RESET, reset);
+    r.sync(&api::internal::RAFT_NODE_REMOVE, remove_raft_node);
     r.sync(&api::internal::POOL_REMOVE, remove_pool);
     r.sync(&api::internal::PROFILE_CHANGED, super::profile_effects::changed);
     r.sync(&api::internal::INSTANCES, super::instances::states);
@@ -119,6 +120,26 @@ async fn abort(cx: Cx, body: Value) -> Result<()> {
 async fn remove_pool(cx: Cx, body: Value) -> Result<()> {
     let (name, config) = (read(body["name"].clone())?, read(body["config"].clone())?);
     super::pools::remove_place(&cx.daemon, name, config).await
+}
+
+async fn remove_raft_node(cx: Cx, (): ()) -> Result<()> {
+    cx.daemon.must_be_clustered()?;
+    let address = cx.arg(0);
+    let known = cx.daemon.local.raft_nodes()?;
+    let known = known.iter().find(|n| n.address == address).map(|n| n.id);
+    let status = cx.daemon.db().status();
+    let id =
+        known.or_else(|| address.parse().ok()).filter(|id| status.voters.contains(id) || status.learners.contains(id));
+    let id = id.ok_or_else(|| Error::not_found(format!("No member of the database is known as \"{address}\"")))?;
+    if let Some(member) = cx.daemon.snapshot().members.iter().find(|m| m.raft_id == Some(id)) {
+        return Err(Error::bad_request(format!(
+            "It belongs to the cluster member \"{0}\": \"incus cluster remove {0}\" removes that",
+            member.name
+        )));
+    }
+    cx.daemon.db().change(db::Change::Remove(id)).await?;
+    cx.daemon.health().forget(id);
+    Ok(())
 }
 
 async fn reset(cx: Cx, (): ()) -> Result<()> {

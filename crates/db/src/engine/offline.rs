@@ -1,7 +1,7 @@
 //! What can be done with a database while no server uses it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use api::{Error, Result};
 use openraft::Membership;
@@ -33,6 +33,15 @@ pub struct Members {
     pub schema: i64,
     /// Names the database among all others.
     pub incarnation: u64,
+}
+
+/// The database is not in use, and can't be taken into use before this is dropped.
+#[derive(Debug)]
+pub struct Closed(#[allow(dead_code)] std::fs::File);
+
+/// Makes sure that no server uses the database in the folder `dir`.
+pub fn keep_closed(dir: &Path) -> Result<Closed> {
+    lock(dir).map(Closed)
 }
 
 fn open(dir: &Path) -> Result<Log> {
@@ -76,26 +85,46 @@ pub fn members(dir: &Path) -> Result<Members> {
 /// incarnation: what is left of the old one on other members is refused from now on, and they have to join again
 /// with an empty database and new ids. The number returned is the new incarnation.
 pub async fn recover_from_quorum_loss(dir: &Path, id: u64, schema: Schema) -> Result<u64> {
-    let _lock = lock(dir)?;
-    let log = open(dir)?;
-    let machine = Machine::open(&dir.join("db.bin"), schema)?;
-    let after = machine.standing().last.map_or(0, |id| id.index());
-    for entries in log.entries(after) {
-        machine.apply_all(&entries?).map_err(|halt| Error::internal(halt.why))?;
+    Settled::new(dir, schema).await?.belongs_to(id)
+}
+
+/// A database whose log is empty because its replica holds everything. It can still be used as it was before.
+#[derive(Debug)]
+pub struct Settled {
+    closed: Closed,
+    path: PathBuf,
+}
+
+impl Settled {
+    /// Applies all that is in the log of the database in the folder `dir`. Refused while a server uses it.
+    pub async fn new(dir: &Path, schema: Schema) -> Result<Settled> {
+        let closed = keep_closed(dir)?;
+        let log = open(dir)?;
+        let path = dir.join("db.bin");
+        let machine = Machine::open(&path, schema)?;
+        for entries in log.entries(machine.standing().last.map_or(0, |id| id.index())) {
+            machine.apply_all(&entries?).map_err(|halt| Error::internal(halt.why))?;
+        }
+        let Some(last) = machine.standing().last else {
+            return Err(Error::bad_request("The database of this member is empty: go on with another member"));
+        };
+        drop(machine);
+        make_durable(&super::machine::connect(&path).map_err(failed)?)?;
+        // Its older memberships, and the incarnation that it began with, must not come back from it.
+        log.restart_at(last).await?;
+        Ok(Settled { closed, path })
     }
-    let standing = machine.standing();
-    let Some(last) = standing.last else {
-        return Err(Error::bad_request("The database of this member is empty: go on with another member"));
-    };
-    drop(machine);
-    let incarnation = rand::random::<u64>() | 1;
-    let alone = Membership::new_with_defaults(vec![BTreeSet::from([id])], []);
-    let standing =
-        Standing { membership: StoredMembershipOf::<Types>::new(Some(last), alone), incarnation, ..standing };
-    let db = super::machine::connect(&dir.join("db.bin")).map_err(failed)?;
-    store(&db, &standing)?;
-    make_durable(&db)?;
-    // The replica holds everything: the log, with its older memberships, can go.
-    log.restart_at(last).await?;
-    Ok(incarnation)
+
+    /// Makes `id` its only member, under a new incarnation, which is returned: one write, done or not done.
+    pub fn belongs_to(self, id: u64) -> Result<u64> {
+        let db = super::machine::connect(&self.path).map_err(failed)?;
+        let standing = load(&db)?;
+        let incarnation = rand::random::<u64>() | 1;
+        let alone = Membership::new_with_defaults(vec![BTreeSet::from([id])], []);
+        let membership = StoredMembershipOf::<Types>::new(standing.last, alone);
+        store(&db, &Standing { membership, incarnation, ..standing })?;
+        make_durable(&db)?;
+        drop(self.closed);
+        Ok(incarnation)
+    }
 }

@@ -1,5 +1,6 @@
 //! `incus admin`: what concerns the daemon itself.
 
+mod cluster;
 mod daemon;
 mod init;
 pub mod join;
@@ -10,6 +11,7 @@ mod sql;
 family! {
     /// Manage the daemon
     Admin {
+        Cluster(cluster::Cluster),
         Init(init::Init),
         Shutdown(daemon::Shutdown),
         Sql(sql::Sql),
