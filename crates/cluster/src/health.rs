@@ -1,14 +1,15 @@
 //! What a member does all the time: the leader asks who is there, keeps the roles right and writes down what it
 //! sees; the others listen.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use api::key::Config;
 use api::{Error, Result};
 use bytes::Bytes;
 use db::members::{Member, Role};
-use db::{Change, Db};
+use db::{Change, Db, Status};
 use futures::future::join_all;
 use incus_core::member::{Seen, State};
 use incus_core::roles;
@@ -20,6 +21,10 @@ use crate::liveness::{Answer, Heartbeat, Liveness};
 /// How often the leader asks the members.
 const ROUND: Duration = Duration::from_secs(1);
 
+/// For so many rounds a difference between the members of the cluster and those of its database is taken for a change
+/// that is still being made.
+const DIFFERENT: u32 = 30;
+
 /// Seconds after which a silent member counts as offline, unless `cluster.offline_threshold` says otherwise.
 const OFFLINE_AFTER: u64 = 20;
 
@@ -29,6 +34,10 @@ pub struct Health {
     liveness: Liveness,
     id: u64,
     started: std::time::Instant,
+    /// Members whose last answer showed that they hold this database.
+    sharing: Mutex<HashSet<u64>>,
+    /// For how many rounds a member of only one of the two was seen, by Raft id.
+    different: Mutex<HashMap<u64, u32>>,
 }
 
 /// `cluster.offline_threshold` in milliseconds.
@@ -49,7 +58,14 @@ pub fn max_standby(config: &Config) -> usize {
 impl Health {
     /// The health as seen by the member with this Raft id.
     pub fn new(id: u64, links: Arc<Links>) -> Health {
-        Health { links, liveness: Liveness::default(), id, started: std::time::Instant::now() }
+        Health {
+            links,
+            liveness: Liveness::default(),
+            id,
+            started: std::time::Instant::now(),
+            sharing: Mutex::default(),
+            different: Mutex::default(),
+        }
     }
 
     /// How a member looks from here. A member that was never heard of is judged by the time in the database.
@@ -79,13 +95,13 @@ impl Health {
         self.links.forget(id);
     }
 
-    /// Answers a heartbeat of the leader.
-    pub fn hear(&self, body: &[u8]) -> Result<Bytes> {
+    /// Answers a heartbeat of the leader as a member that holds the database of that incarnation.
+    pub fn hear(&self, body: &[u8], incarnation: u64) -> Result<Bytes> {
         let beat: Heartbeat =
             serde_json::from_slice(body).map_err(|e| Error::bad_request(format!("Unreadable heartbeat: {e}")))?;
         self.liveness.learn(&beat.ages);
         self.liveness.heard(beat.leader);
-        let answer = Answer { clock_ms: Timestamp::now().as_millisecond() };
+        let answer = Answer { clock_ms: Timestamp::now().as_millisecond(), incarnation };
         serde_json::to_vec(&answer).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
     }
 
@@ -106,8 +122,9 @@ impl Health {
 
     async fn round(&self, db: &Db, rounds: u64) -> Result<()> {
         let (members, config) = db.peek(|tx| Ok((db::members::list(tx)?, db::config::get(tx)?))).await?;
-        self.ask_all(&members).await;
+        self.ask_all(&members, db.incarnation()).await;
         self.settle_roles(db, &members, &config).await?;
+        self.settle_members(db, &members).await?;
         // The table is for people and for the next leader; the members themselves know better. It is written
         // as often as Incus writes it.
         let every = (threshold_ms(&config) / 2000).max(1);
@@ -132,19 +149,49 @@ impl Health {
         Timestamp::now().checked_sub(age).ok()
     }
 
-    async fn ask_all(&self, members: &[Member]) {
+    async fn ask_all(&self, members: &[Member], incarnation: u64) {
         self.liveness.heard(self.id);
         let beat =
             Heartbeat { leader: self.id, ages: self.liveness.ages(), clock_ms: Timestamp::now().as_millisecond() };
         let Ok(body) = serde_json::to_vec(&beat).map(Bytes::from) else { return };
         let others = members.iter().filter_map(|m| m.raft_id).filter(|id| *id != self.id);
-        join_all(others.map(|id| self.ask(id, body.clone()))).await;
+        join_all(others.map(|id| self.ask(id, body.clone(), incarnation))).await;
     }
 
-    async fn ask(&self, id: u64, body: Bytes) {
-        if self.links.call(id, Channel::Heartbeat, body, ROUND).await.is_ok() {
+    async fn ask(&self, id: u64, body: Bytes, incarnation: u64) {
+        let Ok(answer) = self.links.call(id, Channel::Heartbeat, body, ROUND).await else { return };
+        let theirs = serde_json::from_slice(&answer).map_or(0, |a: Answer| a.incarnation);
+        // Who was left behind with another database, after a recovery, takes no part in this cluster.
+        if theirs == 0 || theirs == incarnation {
             self.liveness.heard(id);
         }
+        let mut sharing = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
+        if theirs == incarnation {
+            sharing.insert(id)
+        } else {
+            sharing.remove(&id)
+        };
+    }
+
+    /// Brings the members of the database in line with those of the cluster, where an interrupted removal has left them
+    /// different.
+    async fn settle_members(&self, db: &Db, members: &[Member]) -> Result<()> {
+        let status = db.status();
+        let found = {
+            let sharing = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
+            differences(&status, members, self.id, &sharing)
+        };
+        let due: Vec<Change> = {
+            let mut different = self.different.lock().unwrap_or_else(PoisonError::into_inner);
+            different.retain(|id, _| found.iter().any(|(other, _)| other == id));
+            let mut rounds = |id: u64| *different.entry(id).and_modify(|n| *n += 1).or_insert(1);
+            found.into_iter().filter_map(|(id, change)| (rounds(id) > DIFFERENT).then_some(change)).collect()
+        };
+        for change in due {
+            tracing::warn!("the members of the database are not those of the cluster: {change:?}");
+            db.change(change).await?;
+        }
+        Ok(())
     }
 
     async fn settle_roles(&self, db: &Db, members: &[Member], config: &Config) -> Result<()> {
@@ -173,5 +220,61 @@ impl Health {
         voters.extend(&change.add);
         tracing::info!("database voters are to be {voters:?}");
         db.change(Change::Voters(voters)).await
+    }
+}
+
+/// Members of the database that are none of the cluster, and members of the cluster, by Raft id, that hold its database
+/// and are no members of it; with the change that mends it.
+fn differences(status: &Status, members: &[Member], own: u64, sharing: &HashSet<u64>) -> Vec<(u64, Change)> {
+    let in_database = |id: &u64| status.voters.contains(id) || status.learners.contains(id);
+    let all = status.voters.iter().chain(&status.learners).copied();
+    let ghosts = all.filter(|id| *id != own && members.iter().all(|m| m.raft_id != Some(*id)));
+    let joined = members.iter().filter(|m| m.state != State::Pending).filter_map(|m| m.raft_id);
+    let missing = joined.filter(|id| *id != own && !in_database(id) && sharing.contains(id));
+    ghosts.map(|id| (id, Change::Remove(id))).chain(missing.map(|id| (id, Change::AddLearner(id)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use db::value::Architecture;
+
+    use super::*;
+
+    fn member(raft_id: u64, state: State) -> Member {
+        Member {
+            id: 1,
+            name: String::new(),
+            description: String::new(),
+            address: String::new(),
+            schema: 1,
+            api_extensions: 1,
+            heartbeat: None,
+            state,
+            architecture: Architecture::X86_64,
+            failure_domain: String::new(),
+            roles: Vec::new(),
+            groups: Vec::new(),
+            config: Config::new(),
+            raft_id: Some(raft_id),
+        }
+    }
+
+    #[test]
+    fn the_database_has_the_members_that_the_cluster_has() {
+        let status = Status { id: 1, voters: vec![1, 2, 9], learners: vec![5, 8], ..Status::default() };
+        let members = [
+            member(1, State::Created),
+            member(2, State::Created),
+            member(3, State::Created),
+            member(4, State::Evacuated),
+            member(5, State::Pending),
+            member(6, State::Pending),
+        ];
+        let sharing = HashSet::from([2, 3, 6]);
+        assert_eq!(
+            differences(&status, &members, 1, &sharing),
+            [(9, Change::Remove(9)), (8, Change::Remove(8)), (3, Change::AddLearner(3))]
+        );
+        assert!(differences(&status, &members, 1, &HashSet::new()).iter().all(|(id, _)| *id > 5));
     }
 }

@@ -25,6 +25,9 @@ pub struct Heartbeat {
 pub struct Answer {
     /// The member's clock, in milliseconds since the epoch.
     pub clock_ms: i64,
+    /// Which database it holds; 0 if none yet.
+    #[serde(default)]
+    pub incarnation: u64,
 }
 
 /// When each member was last heard of, by Raft id.

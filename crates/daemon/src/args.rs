@@ -103,6 +103,12 @@ pub enum Cluster {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Make a server that was removed from its cluster by force a fresh one; the daemon has to run
+    Wipe {
+        /// Don't ask
+        #[arg(short, long)]
+        quiet: bool,
+    },
     /// Take a member that is no member of the cluster any more out of the database; the daemon has to run
     RemoveRaftNode {
         /// Its address, or its Raft id

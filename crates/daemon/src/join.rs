@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edge::auth::Caller;
 use crate::paths::Paths;
+use crate::services::removal;
 use crate::state::Daemon;
 use crate::{certs, start};
 
@@ -449,7 +450,7 @@ pub async fn abort(daemon: &Arc<Daemon>, joiner: &Joiner) -> Result<()> {
         return Err(Error::conflict("The member has joined already"));
     }
     let token = JoinToken::decode(&joiner.token).ok();
-    forget(daemon, &member).await?;
+    removal::forget(daemon, &member, true).await?;
     if let Some(token) = token {
         let again = db::tokens::Token {
             kind: db::tokens::Kind::Join,
@@ -465,37 +466,17 @@ pub async fn abort(daemon: &Arc<Daemon>, joiner: &Joiner) -> Result<()> {
     Ok(())
 }
 
-/// Takes a member out of the database and forgets its row and its certificate.
-pub async fn forget(daemon: &Arc<Daemon>, member: &db::members::Member) -> Result<()> {
-    if let Some(raft_id) = member.raft_id {
-        let status = daemon.db().status();
-        if status.voters.contains(&raft_id) || status.learners.contains(&raft_id) {
-            daemon.db().change(db::Change::Remove(raft_id)).await?;
-        }
-        daemon.health().forget(raft_id);
-    }
-    let (id, name) = (member.id, member.name.clone());
-    daemon
-        .write(move |tx| {
-            db::members::retire_raft_id(tx, id)?;
-            db::certificates::delete_server(tx, &name)?;
-            db::members::delete(tx, id)
-        })
-        .await
-}
-
-/// This member was removed: it becomes a server of its own again, with nothing on it.
+/// This member was removed: it becomes a server of its own again, with nothing on it. A crash is made up for at the
+/// next start.
 pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
+    crate::instances::boot::shut_down(daemon).await;
     let _no_networks = crate::services::networks::forget_all(daemon).await;
     if let Err(e) = crate::services::pools::forget_all(daemon).await {
         tracing::warn!("removing the storage pools of the cluster: {e}");
     }
+    fs::write(daemon.paths.leaving(), "").context("Noting that the cluster is left")?;
     daemon.db().shutdown().await?;
-    let _ = fs::remove_dir_all(daemon.paths.global());
-    certs::forget_cluster(&daemon.paths);
-    daemon.local.forget_cluster()?;
-    daemon.local.patch_config(&[("cluster.https_address".to_owned(), String::new())].into())?;
-    daemon.local.set_raft_id(1)?;
+    end_leaving(&daemon.paths, &daemon.local)?;
     daemon.set_cluster_identity(None)?;
     let (dialler, db, health) = start::open(&daemon.paths, 1).await?;
     dialler.belongs_to(daemon);
@@ -503,7 +484,31 @@ pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
     db.write(|tx| db::members::allocate_raft_id(tx, 1)).await?;
     daemon.replace_db(1, db, health);
     daemon.watch_health();
+    daemon.set_removed(false);
     daemon.refresh().await?;
     daemon.hub.set_location(db::members::NOT_CLUSTERED);
     start::listen_again(daemon)
+}
+
+/// Forgets all that ties this server to a cluster, if that has been begun.
+pub fn end_leaving(paths: &Paths, local: &db::local::Local) -> Result<()> {
+    if !paths.leaving().exists() {
+        return Ok(());
+    }
+    for dir in [paths.global(), paths.global_before()] {
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::from(e).context(format!("Removing {}", dir.display())));
+            }
+            _ => {}
+        }
+    }
+    for image in fs::read_dir(paths.images()).into_iter().flatten().flatten() {
+        fs::remove_file(image.path()).context(format!("Removing {}", image.path().display()))?;
+    }
+    certs::forget_cluster(paths);
+    local.forget_cluster()?;
+    local.patch_config(&[("cluster.https_address".to_owned(), String::new())].into())?;
+    local.set_raft_id(1)?;
+    fs::remove_file(paths.leaving()).context("Forgetting that the cluster was left")
 }

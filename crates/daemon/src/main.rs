@@ -14,6 +14,7 @@ mod moved;
 mod operations;
 mod paths;
 mod plans;
+mod removed;
 mod repair;
 mod services;
 mod sockets;

@@ -39,6 +39,8 @@ paths! {
     global_before = "database/global.before-join";
     /// Which networks this member has made, and how.
     networks_made = "database/networks.json";
+    /// Tells that this server is becoming one of its own again.
+    leaving = "database/leaving";
     /// Tells that a join has not ended yet.
     joining = "database/joining";
 }

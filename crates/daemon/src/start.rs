@@ -16,7 +16,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, instances, join, moved, plans, services};
+use crate::{certs, instances, join, moved, plans, removed, services};
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
@@ -28,6 +28,7 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     join::undo_unfinished(&paths)?;
     services::images::store::remove_torn(&paths.images());
     let local = Local::open(&paths.local_db(), Timestamp::now())?;
+    join::end_leaving(&paths, &local)?;
     let own = certs::own(&paths)?;
     let cluster = certs::of_cluster(&paths)?;
     let (dialler, parts) = database(&paths, &local).await?;
@@ -79,6 +80,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
         announce(daemon).await?;
     } else {
         tracing::warn!("no majority of the database's voters can be reached: serving what needs none");
+        removed::look_at_start(daemon).await;
     }
     services::pools::start(daemon).await?;
     services::networks::start(daemon).await?;
@@ -88,6 +90,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(moved::write_down(daemon.clone()));
+    tokio::spawn(removed::watch(daemon.clone()));
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));

@@ -1,7 +1,7 @@
 //! The daemon as a whole: what its parts find each other by.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -117,6 +117,7 @@ pub struct Daemon {
     remotes: Mutex<HashMap<String, Arc<Remote>>>,
     addresses: RwLock<HashMap<u64, String>>,
     moved: RwLock<Vec<Moved>>,
+    removed: AtomicBool,
     raft_id: AtomicU64,
     member_id: AtomicI64,
 }
@@ -164,6 +165,7 @@ impl Daemon {
             remotes: Mutex::default(),
             addresses: RwLock::new(parts.addresses),
             moved: RwLock::new(moved),
+            removed: AtomicBool::new(false),
             raft_id: AtomicU64::new(parts.raft_id),
             member_id: AtomicI64::new(1),
         }))
@@ -374,6 +376,16 @@ impl Daemon {
         self.local.forget_moved()?;
         self.moved.write().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(())
+    }
+
+    /// True if the cluster does not know this member any more.
+    pub fn removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether the cluster still knows this member.
+    pub fn set_removed(&self, removed: bool) {
+        self.removed.store(removed, Ordering::SeqCst);
     }
 
     /// Learns addresses before the database is there to tell them.

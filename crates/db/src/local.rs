@@ -357,7 +357,7 @@ mod tests {
         let moved = [Moved { id: 2, old: "10.0.0.2:8443".into(), new: "10.1.0.2:8443".into() }];
         let there = RaftNode { address: "10.1.0.2:8443".into(), ..node(2, RaftRole::Spare) };
         let key = || "cluster.https_address".to_owned();
-        local.move_members(&[there.clone()], &moved, &[(key(), "10.1.0.2:8443".into())].into()).unwrap();
+        local.move_members(std::slice::from_ref(&there), &moved, &[(key(), "10.1.0.2:8443".into())].into()).unwrap();
         assert_eq!((local.moved().unwrap(), local.raft_nodes().unwrap()), (moved.to_vec(), vec![there]));
         assert_eq!(local.config_value(&key()).unwrap().as_deref(), Some("10.1.0.2:8443"));
         local.forget_moved().unwrap();

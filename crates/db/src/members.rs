@@ -264,6 +264,10 @@ pub fn set_failure_domain(tx: &Tx<'_>, id: i64, domain: &str) -> Result<()> {
     let sql = "UPDATE nodes SET failure_domain_id = (SELECT id FROM nodes_failure_domains WHERE name = ?2)
                WHERE id = ?1";
     touched(tx.run(sql, (id, domain))?, NOT_FOUND)?;
+    forget_empty_domains(tx)
+}
+
+fn forget_empty_domains(tx: &Tx<'_>) -> Result<()> {
     let sql = "DELETE FROM nodes_failure_domains
                WHERE id > 1 AND id NOT IN (SELECT failure_domain_id FROM nodes WHERE failure_domain_id IS NOT NULL)";
     tx.run(sql, []).map(drop)
@@ -307,13 +311,7 @@ pub fn set_groups(tx: &Tx<'_>, id: i64, groups: &[String]) -> Result<()> {
 pub fn check_empty(tx: &Tx<'_>, id: i64) -> Result<()> {
     for (what, sql) in [
         ("instances", "SELECT name FROM instances WHERE node_id = ?1 ORDER BY name"),
-        (
-            "images",
-            "SELECT DISTINCT i.fingerprint FROM images i JOIN images_nodes n ON n.image_id = i.id WHERE n.node_id = ?1
-             AND NOT EXISTS (SELECT 1 FROM images_nodes o JOIN images oi ON oi.id = o.image_id
-                             WHERE oi.fingerprint = i.fingerprint AND o.node_id <> ?1)
-             ORDER BY i.fingerprint",
-        ),
+        ("images", &format!("SELECT DISTINCT i.fingerprint {ONLY_THERE} ORDER BY i.fingerprint")),
         ("custom volumes", "SELECT name FROM storage_volumes WHERE node_id = ?1 AND type = 2 ORDER BY name"),
     ] {
         let names: Vec<String> = tx.all(sql, [id], |r| r.get(0))?;
@@ -324,9 +322,42 @@ pub fn check_empty(tx: &Tx<'_>, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Removes a member and everything that is recorded to lie on it; [`check_empty`] says whether that is much.
-pub fn delete(tx: &Tx<'_>, id: i64) -> Result<()> {
-    touched(tx.run("DELETE FROM nodes WHERE id = ?1", [id])?, NOT_FOUND)
+/// Removes a member, everything that is recorded to lie on it, and what points at that; [`check_empty`] says whether
+/// it is much.
+pub fn delete(tx: &Tx<'_>, id: i64, now: Timestamp) -> Result<()> {
+    // Plans about it are over: those who carry them out find that out before their next step.
+    let plans = "UPDATE plans SET state = 'failed', error = 'The member was removed', ended = ?2
+                 WHERE member = ?1 AND state IN ('running', 'undoing')";
+    tx.run(plans, (id, Time(now)))?;
+    let home = "DELETE FROM instances_config WHERE key = 'volatile.evacuate.origin'
+                AND value = (SELECT name FROM nodes WHERE id = ?1)";
+    tx.run(home, [id])?;
+    let images = format!("DELETE FROM images WHERE fingerprint IN (SELECT i.fingerprint {ONLY_THERE})");
+    tx.run(&images, [id])?;
+    touched(tx.run("DELETE FROM nodes WHERE id = ?1", [id])?, NOT_FOUND)?;
+    forget_empty_domains(tx)?;
+    for (entity, table) in
+        [(1, "images"), (5, "instances"), (7, "instances_snapshots"), (10, "nodes"), (13, "storage_volumes")]
+    {
+        let sql =
+            format!("DELETE FROM warnings WHERE entity_type_code = ?1 AND entity_id NOT IN (SELECT id FROM {table})");
+        tx.run(&sql, [entity])?;
+    }
+    Ok(())
+}
+
+/// Images whose files only one member has: continues `SELECT … `.
+const ONLY_THERE: &str = "FROM images i JOIN images_nodes n ON n.image_id = i.id WHERE n.node_id = ?1
+    AND NOT EXISTS (SELECT 1 FROM images_nodes o JOIN images oi ON oi.id = o.image_id
+                    WHERE oi.fingerprint = i.fingerprint AND o.node_id <> ?1)";
+
+/// The images whose files no other member has, as project and fingerprint.
+pub fn only_images(tx: &Tx<'_>, id: i64) -> Result<Vec<(String, String)>> {
+    let sql = format!(
+        "SELECT p.name, i.fingerprint FROM projects p JOIN images i2 ON i2.project_id = p.id
+         JOIN (SELECT MIN(i.id) AS id, i.fingerprint {ONLY_THERE} GROUP BY i.fingerprint) i ON i.id = i2.id"
+    );
+    tx.all(&sql, [id], |r| Ok((r.get(0)?, r.get(1)?)))
 }
 
 #[cfg(test)]
@@ -354,6 +385,52 @@ mod tests {
         let m = &all[0];
         assert_eq!((m.id, m.name.as_str(), m.address.as_str(), m.raft_id), (1, NOT_CLUSTERED, "0.0.0.0", Some(1)));
         assert_eq!((m.failure_domain.as_str(), m.groups.as_slice()), ("default", ["default".to_owned()].as_slice()));
+    }
+
+    #[test]
+    fn nothing_points_at_a_member_that_is_gone() {
+        use crate::instances::tests::new as instance;
+        use crate::warnings::{self, Entity, Kind, Subject};
+        let c = database();
+        let tx = Tx(&c);
+        let id = create(&tx, &new("node2", "10.0.0.2:8443")).unwrap();
+        set_failure_domain(&tx, id, "rack2").unwrap();
+        let lost = crate::instances::NewInstance { member_id: id, ..instance("default", "lost") };
+        crate::instances::create(&tx, &lost).unwrap();
+        crate::instances::create(&tx, &instance("default", "kept")).unwrap();
+        let by_name = |name: &str| -> i64 {
+            c.query_row("SELECT id FROM instances WHERE name = ?1", [name], |r| r.get(0)).unwrap()
+        };
+        let kept = by_name("kept");
+        crate::instances::patch_config(&tx, kept, [("volatile.evacuate.origin", Some("node2"))]).unwrap();
+        for (n, entity) in
+            [(Entity::Instance, by_name("lost")), (Entity::Instance, kept), (Entity::Member, id)].iter().enumerate()
+        {
+            let about = Subject { entity: Some(*entity), ..Subject::member(Kind::InstanceAutostart, 1) };
+            warnings::raise(&tx, about, "x", &format!("u{n}"), Timestamp::UNIX_EPOCH).unwrap();
+        }
+        c.execute_batch(
+            "INSERT INTO images (id, fingerprint, size, architecture, upload_date, project_id) VALUES
+                 (1, 'there', 1, 1, '', 1), (2, 'both', 1, 1, '', 1);
+             INSERT INTO images_nodes (image_id, node_id) VALUES (1, 2), (2, 2), (2, 1);
+             INSERT INTO plans (uuid, kind, member, runner, state, created, body) VALUES
+                 ('p', 'evacuate', 2, 1, 'running', '2026-01-01T00:00:00Z', '{}');",
+        )
+        .unwrap();
+        assert_eq!(only_images(&tx, id).unwrap(), [("default".to_owned(), "there".to_owned())]);
+        delete(&tx, id, Timestamp::UNIX_EPOCH).unwrap();
+        for (what, left) in [
+            ("instances", 1),
+            ("images", 1),
+            ("images_nodes", 1),
+            ("warnings", 1),
+            ("nodes_failure_domains", 1),
+            ("instances_config WHERE key = 'volatile.evacuate.origin'", 0),
+            ("plans WHERE state = 'running'", 0),
+        ] {
+            let have: i64 = c.query_row(&format!("SELECT COUNT(*) FROM {what}"), [], |r| r.get(0)).unwrap();
+            assert_eq!(have, left, "{what}");
+        }
     }
 
     #[test]
@@ -409,7 +486,7 @@ mod tests {
         let domains: i64 = c.query_row("SELECT COUNT(*) FROM nodes_failure_domains", [], |r| r.get(0)).unwrap();
         assert_eq!(domains, 1, "the empty failure domain is gone");
 
-        delete(&tx, id).unwrap();
+        delete(&tx, id, Timestamp::UNIX_EPOCH).unwrap();
         let id = create(&tx, &new("node2", "10.0.0.2:8443")).unwrap();
         assert_eq!((id, allocate_raft_id(&tx, id).unwrap()), (3, 3), "no id comes back");
     }
@@ -428,7 +505,7 @@ mod tests {
             (rename(&tx, id, NOT_CLUSTERED), "Conflict"),
             (get(&tx, 77).map(drop), "Cluster member not found"),
             (by_name(&tx, "x").map(drop), "Cluster member not found"),
-            (delete(&tx, 77), "Cluster member not found"),
+            (delete(&tx, 77, Timestamp::UNIX_EPOCH), "Cluster member not found"),
             (set_groups(&tx, id, &["nope".into()]), "Cluster_group not found"),
             (advance(&tx, id, Event::Evacuate).map(drop), "Cluster member is still joining"),
         ] {

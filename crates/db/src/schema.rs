@@ -247,7 +247,7 @@ pub(crate) mod tests {
                 certificates::create(tx, &new)?;
                 tokens::list(tx, tokens::Kind::Join).map(drop)
             }),
-            ("a member goes, with all that is on it", |tx| members::delete(tx, 2)),
+            ("a member goes, with all that is on it", |tx| members::delete(tx, 2, Timestamp::UNIX_EPOCH)),
             ("a project goes", |tx| projects::delete(tx, 2)),
         ];
         for (what, step) in steps {

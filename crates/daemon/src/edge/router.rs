@@ -150,6 +150,7 @@ impl Router {
             // The links between members are what a starting member catches up by.
             let _ = daemon.ready.subscribe().wait_for(|ready| *ready).await;
         }
+        crate::removed::refuse(&daemon, route.info.path)?;
         let query = request::parse_query(request.uri().query().unwrap_or_default());
         let headers = request.headers().clone();
         let forwarded = forward::is_forwarded(&caller, &headers);

@@ -47,7 +47,7 @@ fn ran(l: &Loaded) -> bool {
 
 /// Starts the instances that are to run: those of the highest priority first.
 pub async fn autostart(daemon: &Arc<Daemon>) {
-    if daemon.must_take_instances().is_err() {
+    if daemon.must_take_instances().is_err() || daemon.removed() {
         return;
     }
     let mut all = match of_this_member(daemon).await {

@@ -41,6 +41,7 @@ async fn carry_out(command: &Cluster) -> Result<()> {
         }
         Cluster::Edit => edit::edit(&paths, &local),
         Cluster::RecoverFromQuorumLoss { quiet } => recover::recover(&paths, &local, *quiet).await,
+        Cluster::Wipe { quiet } => wipe(&paths, *quiet).await,
         Cluster::RemoveRaftNode { address, quiet } => remove_raft_node(&paths, address, *quiet).await,
     }
 }
@@ -65,12 +66,24 @@ async fn remove_raft_node(paths: &Paths, address: &str, quiet: bool) -> Result<(
     );
     ask::sure(&warning, quiet, "The database was left as it was")?;
     let path = format!("/internal/cluster/raft-node/{}", api::endpoint::encode(address));
-    match Remote::unix(paths.socket()).json("DELETE", &path, None).await {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind == Kind::Unavailable && e.message.starts_with("Unable to connect") => Err(Error::unavailable(
-            "The daemon does not run: start it, a majority of the members has to agree. If a majority is lost \
-                 for good, \"incusd cluster recover-from-quorum-loss\" leaves only this member in the database",
-        )),
-        Err(e) => Err(e),
+    let down = "The daemon does not run: start it, a majority of the members has to agree. If a majority is lost for good, \
+                \"incusd cluster recover-from-quorum-loss\" leaves only this member in the database";
+    ask_daemon(paths, "DELETE", &path, down).await
+}
+
+/// Asks the running daemon, which knows whether this server was removed, and has all that lies on it in hand.
+async fn wipe(paths: &Paths, quiet: bool) -> Result<()> {
+    let warning = "This removes all that is left of the cluster from this server: its database, instances, images, storage\n\
+                   pools and networks. It is for a server that was removed from its cluster by force.\n";
+    ask::sure(warning, quiet, "The server was left as it was")?;
+    ask_daemon(paths, "POST", "/internal/cluster/reset", "The daemon does not run: start it, it does this").await
+}
+
+async fn ask_daemon(paths: &Paths, method: &str, path: &str, down: &str) -> Result<()> {
+    match Remote::unix(paths.socket()).json(method, path, None).await {
+        Err(e) if e.kind == Kind::Unavailable && e.message.starts_with("Unable to connect") => {
+            Err(Error::unavailable(down))
+        }
+        other => other.map(drop),
     }
 }

@@ -84,7 +84,7 @@ async fn link(cx: Cx, mut request: Request<Incoming>) -> Result<Response<Body>> 
             async move {
                 match channel {
                     Channel::Database => daemon.db().serve(body).await,
-                    Channel::Heartbeat => daemon.health().hear(&body),
+                    Channel::Heartbeat => daemon.health().hear(&body, daemon.db().incarnation()),
                 }
             }
         };
@@ -142,9 +142,20 @@ async fn remove_raft_node(cx: Cx, (): ()) -> Result<()> {
     Ok(())
 }
 
+/// Asked by the member that has removed this one, or by a person when it was removed by force.
 async fn reset(cx: Cx, (): ()) -> Result<()> {
-    cx.daemon.must_be_clustered()?;
+    if cx.daemon.cluster_identity().is_none() {
+        return Err(Error::bad_request("This server is not clustered"));
+    }
     let daemon = cx.daemon.clone();
+    if cx.caller.protocol != "cluster" {
+        if !daemon.removed() {
+            return Err(Error::bad_request(
+                "This server is a member of its cluster: remove it there first, with \"incus cluster remove\"",
+            ));
+        }
+        return join::reset(&daemon).await;
+    }
     tokio::spawn(async move {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         if let Err(e) = join::reset(&daemon).await {

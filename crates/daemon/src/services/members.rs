@@ -17,8 +17,8 @@ use serde_json::Value;
 use super::tokens;
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
+use crate::plans;
 use crate::state::{Daemon, Snapshot};
-use crate::{join, plans};
 
 pub fn routes(r: &mut Router) {
     r.list(&api::cluster::MEMBERS, list);
@@ -27,23 +27,23 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::cluster::MEMBER_PUT, put);
     r.sync(&api::cluster::MEMBER_PATCH, patch);
     r.sync(&api::cluster::MEMBER_RENAME, rename);
-    r.sync(&api::cluster::MEMBER_REMOVE, remove);
+    r.sync(&api::cluster::MEMBER_REMOVE, super::removal::remove);
     r.sync(&api::cluster::MEMBER_STATE, state);
     r.operation(&api::cluster::MEMBER_STATE_POST, change_state);
     r.sync(&api::cluster::CERTIFICATE, certificate);
 }
 
 /// The members as clients see them, from one moment of the database.
-struct Shown {
-    snapshot: Snapshot,
-    status: db::Status,
+pub(super) struct Shown {
+    pub(super) snapshot: Snapshot,
+    pub(super) status: db::Status,
     standbys: Vec<u64>,
     newest: (i64, i64),
     now: Timestamp,
 }
 
 impl Shown {
-    async fn load(daemon: &Daemon) -> Result<Shown> {
+    pub(super) async fn load(daemon: &Daemon) -> Result<Shown> {
         let snapshot = daemon.view(Snapshot::load).await?;
         let status = daemon.db().status();
         let candidates: Vec<roles::Member> = snapshot
@@ -67,7 +67,7 @@ impl Shown {
         Ok(Shown { snapshot, status, standbys, newest, now: Timestamp::now() })
     }
 
-    fn find(&self, name: &str) -> Result<&Member> {
+    pub(super) fn find(&self, name: &str) -> Result<&Member> {
         let found = self.snapshot.members.iter().find(|m| m.name == name && m.state != State::Pending);
         found.ok_or_else(|| Error::not_found("Cluster member not found"))
     }
@@ -228,64 +228,6 @@ async fn rename(cx: Cx, new: ClusterMemberPost) -> Result<()> {
     );
     cx.daemon.tell_in(&crate::events::with_context(event, [("old_name", old.into())]), "");
     Ok(())
-}
-
-async fn remove(cx: Cx, (): ()) -> Result<()> {
-    let daemon = &cx.daemon;
-    daemon.must_be_clustered()?;
-    let force = cx.flag("force");
-    let shown = Shown::load(daemon).await?;
-    let member = shown.find(cx.arg(0))?.clone();
-    if shown.snapshot.members.len() == 1 {
-        return Err(Error::bad_request("Cannot remove the last member of the cluster"));
-    }
-    if !force {
-        daemon.must_be_online(&member, &shown.snapshot)?;
-        let id = member.id;
-        daemon.view(move |tx| db::members::check_empty(tx, id)).await?;
-    }
-    // The leader goes last: it hands over first and lets another member do the rest.
-    if member.raft_id == shown.status.leader {
-        let heir = shown.status.voters.iter().find(|id| Some(**id) != shown.status.leader);
-        match heir {
-            Some(heir) => daemon.db().hand_over(*heir).await?,
-            None => promote_another(daemon, &shown, &member).await?,
-        }
-    }
-    join::forget(daemon, &member).await?;
-    if !force || daemon.must_be_online(&member, &shown.snapshot).is_ok() {
-        tell_to_reset(daemon, &member).await;
-    }
-    daemon.tell("cluster-member-removed", format!("/1.0/cluster/members/{}", member.name), &cx.caller);
-    Ok(())
-}
-
-/// The only voter leaves: another member gets its vote and its leadership.
-async fn promote_another(daemon: &Arc<Daemon>, shown: &Shown, leaving: &Member) -> Result<()> {
-    let online = |m: &&Member| m.id != leaving.id && daemon.must_be_online(m, &shown.snapshot).is_ok();
-    let heir = shown.snapshot.members.iter().filter(online).find_map(|m| m.raft_id);
-    let heir = heir.ok_or_else(|| Error::unavailable("No other member is online to take the database over"))?;
-    let mut voters = shown.status.voters.clone();
-    voters.push(heir);
-    daemon.db().change(db::Change::Voters(voters)).await?;
-    daemon.db().hand_over(heir).await
-}
-
-async fn tell_to_reset(daemon: &Arc<Daemon>, member: &Member) {
-    if member.raft_id == Some(daemon.raft_id()) {
-        let daemon = daemon.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            if let Err(e) = join::reset(&daemon).await {
-                tracing::error!("becoming a server without a cluster: {e}");
-            }
-        });
-        return;
-    }
-    let told = async { daemon.remote(&member.address)?.json("POST", "/internal/cluster/reset", None).await };
-    if let Err(e) = told.await {
-        tracing::warn!("the removed member {} could not be told: {e}", member.name);
-    }
 }
 
 async fn state(cx: Cx, (): ()) -> Result<ClusterMemberState> {

@@ -30,6 +30,7 @@ pub mod pools;
 pub mod profile_effects;
 pub mod profiles;
 pub mod projects;
+pub mod removal;
 pub mod server;
 pub mod tokens;
 pub mod volumes;
