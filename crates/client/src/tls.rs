@@ -58,6 +58,28 @@ impl Identity {
         fingerprint(&self.certificate)
     }
 
+    /// Refuses if the key is not that of the certificate, or if the certificate is not valid at that time.
+    pub fn check(&self, now: jiff::Timestamp) -> Result<()> {
+        server_config(self)?;
+        let der = der(&self.certificate)?;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der)
+            .map_err(|e| Error::bad_request(format!("Unreadable certificate: {e}")))?;
+        let day = |t: x509_parser::time::ASN1Time| {
+            jiff::Timestamp::from_second(t.timestamp()).map_or_else(|_| t.to_string(), |t| t.to_string())
+        };
+        let validity = parsed.validity();
+        if validity.not_after.timestamp() < now.as_second() {
+            return Err(Error::bad_request(format!("The certificate expired on {}", day(validity.not_after))));
+        }
+        if validity.not_before.timestamp() > now.as_second() {
+            return Err(Error::bad_request(format!(
+                "The certificate is not valid before {}",
+                day(validity.not_before)
+            )));
+        }
+        Ok(())
+    }
+
     fn chain(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(self.certificate.as_bytes())
             .collect::<Result<_, _>>()
@@ -87,8 +109,14 @@ pub fn fingerprint_of(der: &[u8]) -> String {
 
 /// The configuration of a client that only accepts the server certificate with this fingerprint.
 pub fn client_config(server: &str, own: Option<&Identity>) -> Result<Arc<ClientConfig>> {
+    client_config_for(&[server], own)
+}
+
+/// The configuration of a client that accepts the server certificates with these fingerprints.
+pub fn client_config_for(servers: &[&str], own: Option<&Identity>) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = Pinned { fingerprint: server.to_ascii_lowercase(), provider: provider.clone() };
+    let fingerprints = servers.iter().map(|s| s.to_ascii_lowercase()).collect();
+    let verifier = Pinned { fingerprints, provider: provider.clone() };
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(tls_error)?
@@ -149,7 +177,7 @@ macro_rules! signatures {
 
 #[derive(Debug)]
 struct Pinned {
-    fingerprint: String,
+    fingerprints: Vec<String>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -162,7 +190,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if fingerprint_of(end_entity) == self.fingerprint {
+        if self.fingerprints.contains(&fingerprint_of(end_entity)) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(rustls::Error::General("the server shows another certificate than the one expected".into()))
@@ -236,6 +264,20 @@ mod tests {
         let other = client.fingerprint().unwrap();
         let refused = shake_hands(&other, Some(&client), &server).await.unwrap_err();
         assert!(refused.to_string().contains("another certificate"), "{refused}");
+    }
+
+    #[test]
+    fn a_certificate_is_good_at_its_time() {
+        let good = identity("one");
+        let now = jiff::Timestamp::now();
+        let years = |n: i64| now + jiff::SignedDuration::from_hours(n * 366 * 24);
+        assert_eq!(good.check(now), Ok(()));
+        for (when, want) in [(years(11), "expired on"), (years(-3), "not valid before")] {
+            let said = good.check(when).unwrap_err().message;
+            assert!(said.contains(want), "{said}");
+        }
+        let mixed = Identity { key: identity("two").key, ..good };
+        assert!(mixed.check(now).unwrap_err().message.contains("do not go together"));
     }
 
     #[test]

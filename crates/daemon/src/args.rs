@@ -87,7 +87,12 @@ pub enum Admin {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Cluster {
     /// Print the addresses of the members that vote in the database, as this member knows them
-    ListDatabase,
+    #[command(visible_alias = "ls")]
+    ListDatabase {
+        /// Format (csv|json|table|yaml)
+        #[arg(short, long, default_value = "table")]
+        format: String,
+    },
     /// Print the members of the database as this member's files tell
     Show,
     /// Change the addresses of the members, in an editor or from standard input
@@ -105,6 +110,9 @@ pub enum Cluster {
     },
     /// Make a server that was removed from its cluster by force a fresh one; the daemon has to run
     Wipe {
+        /// Also where the others can't be asked whether it was removed, while it hears no leader
+        #[arg(short, long)]
+        force: bool,
         /// Don't ask
         #[arg(short, long)]
         quiet: bool,

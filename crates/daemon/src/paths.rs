@@ -29,6 +29,8 @@ paths! {
     cluster_cert = "cluster.crt";
     /// Its key.
     cluster_key = "cluster.key";
+    /// Both, while they are being replaced.
+    cluster_pair = "cluster.pair";
     /// The member's own database.
     local_db = "database/local.db";
     /// The replicated database.
@@ -50,6 +52,12 @@ impl Paths {
     pub fn from_env() -> Paths {
         let root = std::env::var_os("INCUS_DIR").map_or_else(|| "/var/lib/incus".into(), PathBuf::from);
         Paths { root }
+    }
+
+    /// Another directory, for tests.
+    #[cfg(test)]
+    pub fn at(root: &Path) -> Paths {
+        Paths { root: root.to_owned() }
     }
 
     /// The directory itself.

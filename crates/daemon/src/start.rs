@@ -134,6 +134,9 @@ async fn follow(daemon: Arc<Daemon>) {
         if let Err(e) = services::pools::sync(&daemon).await {
             tracing::warn!("bringing the storage pools in line with the database: {e}");
         }
+        if let Err(e) = services::cluster_certificate::take(&daemon).await {
+            tracing::warn!("taking the cluster's certificate into use: {e}");
+        }
         daemon.places.look();
         if let Err(e) = keep_for_start(&daemon) {
             tracing::warn!("keeping the members' addresses for the next start: {e}");

@@ -10,9 +10,10 @@ use api::event::Lifecycle;
 use api::key::Config;
 use api::{Error, Result};
 use client::Remote;
-use client::tls::{Identity, client_config, server_config};
+use client::tls::{Identity, client_config_for, server_config};
 use cluster::Health;
 use db::certificates::{Certificate, CertificateType};
+use db::cluster_certificate::ClusterCertificate;
 use db::local::{Local, Moved};
 use db::members::{Member, NOT_CLUSTERED, State};
 use db::{Db, Tx};
@@ -45,6 +46,8 @@ pub struct Snapshot {
     pub certificates: Vec<Certificate>,
     /// The server configuration that holds everywhere.
     pub config: Config,
+    /// The cluster's certificate, if it was replaced.
+    pub certificate: Option<ClusterCertificate>,
 }
 
 impl Snapshot {
@@ -54,6 +57,7 @@ impl Snapshot {
             members: db::members::list(tx)?,
             certificates: db::certificates::list(tx)?,
             config: db::config::get(tx)?,
+            certificate: db::cluster_certificate::get(tx)?,
         })
     }
 }
@@ -282,7 +286,12 @@ impl Daemon {
                 }
             }
         }
+        let other_certificate = self.snapshot().certificate != fresh.certificate;
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        if other_certificate {
+            // Those that are in use go on; new connections go by what is expected now.
+            self.remotes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
         if let Some(own) = self.own_row() {
             self.member_id.store(own.id, Ordering::SeqCst);
             self.hub.set_location(&own.name);
@@ -355,10 +364,24 @@ impl Daemon {
         if let Some(remote) = remotes.get(address) {
             return Ok(remote.clone());
         }
-        let fingerprint = self.api_identity().fingerprint()?;
-        let remote = Arc::new(Remote::tls(address, client_config(&fingerprint, Some(&self.own_identity()))?));
+        let expected = self.expected_at(address)?;
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        let remote = Arc::new(Remote::tls(address, client_config_for(&expected, Some(&self.own_identity()))?));
         remotes.insert(address.to_owned(), remote.clone());
         Ok(remote)
+    }
+
+    /// The certificates, as fingerprints, of which the member at `address` shows one: that of the cluster, or an older
+    /// one if it was away when that was replaced.
+    fn expected_at(&self, address: &str) -> Result<Vec<String>> {
+        let snapshot = self.snapshot();
+        let mut expected = vec![self.api_identity().fingerprint()?];
+        if let Some(certificate) = &snapshot.certificate {
+            expected.push(certificate.fingerprint.clone());
+            let member = snapshot.members.iter().find(|m| m.address == address).and_then(|m| m.raft_id);
+            expected.extend(member.and_then(|id| certificate.showing.get(&id)).cloned());
+        }
+        Ok(expected)
     }
 
     /// The address of the member with this Raft id.

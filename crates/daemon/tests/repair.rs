@@ -83,7 +83,7 @@ fn a_lost_majority_is_given_up_and_the_rest_goes_on() -> Result<()> {
     assert_eq!(shown.matches("role: voter").count(), 3, "{shown}");
     assert!(shown.contains("  - id: 2\n    name: server2\n    address: 10.77.0.2:8443\n"), "{shown}");
     let listed = repair(&cluster, 1, &["list-database"], "")?.ok()?;
-    assert!((1..=3).all(|n| listed.contains(&format!("| 10.77.0.{n}:8443 |"))), "{listed}");
+    assert!((1..=3).all(|n| listed.contains(&format!("│ 10.77.0.{n}:8443 │"))), "{listed}");
 
     // Not without a typed yes.
     for answer in ["", "no\n", "y\n"] {

@@ -5,9 +5,20 @@ use api::key::Config;
 
 use crate::tx::Tx;
 
+/// Keys that begin so are the cluster's own business, and no configuration.
+pub(crate) const INTERNAL: &str = "internal.";
+
 /// All keys that are set.
 pub fn get(tx: &Tx<'_>) -> Result<Config> {
-    Ok(tx.all("SELECT key, value FROM config", [], |r| Ok((r.get(0)?, r.get(1)?)))?.into_iter().collect())
+    Ok(tx
+        .all("SELECT key, value FROM config WHERE key NOT LIKE ?1 || '%'", [INTERNAL], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .into_iter()
+        .collect())
+}
+
+/// One value, be it internal.
+pub(crate) fn value(tx: &Tx<'_>, key: &str) -> Result<Option<String>> {
+    tx.one("SELECT value FROM config WHERE key = ?1", [key], |r| r.get(0))
 }
 
 /// Sets one key; `None` and the empty value remove it.
@@ -52,7 +63,9 @@ mod tests {
         patch(&tx, &set(&[("cluster.max_voters", "5"), ("user.a", "1")])).unwrap();
         patch(&tx, &set(&[("user.a", "2"), ("user.b", "")])).unwrap();
         assert_eq!(get(&tx).unwrap(), set(&[("cluster.max_voters", "5"), ("user.a", "2")]));
+        super::set(&tx, "internal.x", Some("secret")).unwrap();
         replace(&tx, &set(&[("user.c", "3")])).unwrap();
         assert_eq!(get(&tx).unwrap(), set(&[("user.c", "3")]));
+        assert_eq!(value(&tx, "internal.x").unwrap().as_deref(), Some("secret"), "it is not shown and not replaced");
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod aliases;
 pub mod certificates;
+pub mod cluster_certificate;
 pub mod config;
 pub mod engine;
 pub mod groups;

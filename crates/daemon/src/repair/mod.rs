@@ -31,31 +31,36 @@ async fn carry_out(command: &Cluster) -> Result<()> {
     }
     let local = Local::open(&paths.local_db(), Timestamp::now())?;
     match command {
-        Cluster::ListDatabase => {
-            list_database(&local)?;
-            Ok(())
-        }
+        Cluster::ListDatabase { format } => list_database(&local, format),
         Cluster::Show => {
             print!("{}", Nodes::read(&paths, &local)?.text());
             Ok(())
         }
         Cluster::Edit => edit::edit(&paths, &local),
         Cluster::RecoverFromQuorumLoss { quiet } => recover::recover(&paths, &local, *quiet).await,
-        Cluster::Wipe { quiet } => wipe(&paths, *quiet).await,
+        Cluster::Wipe { force, quiet } => wipe(&paths, *force, *quiet).await,
         Cluster::RemoveRaftNode { address, quiet } => remove_raft_node(&paths, address, *quiet).await,
     }
 }
 
-fn list_database(local: &Local) -> Result<()> {
+fn list_database(local: &Local, format: &str) -> Result<()> {
     let voters = local.raft_nodes()?.into_iter().filter(|n| n.role == RaftRole::Voter);
     let addresses: Vec<String> = voters.map(|n| n.address).collect();
-    let width = addresses.iter().map(String::len).max().unwrap_or(0).max("ADDRESS".len());
-    let line = format!("+{}+", "-".repeat(width + 2));
-    println!("{line}\n| {:^width$} |\n{line}", "ADDRESS");
-    for address in addresses {
-        println!("| {address:width$} |\n{line}");
+    match format {
+        "csv" => addresses.iter().for_each(|a| println!("{a}")),
+        "yaml" => addresses.iter().for_each(|a| println!("- {a}")),
+        "json" => println!("{}", serde_json::Value::from(addresses)),
+        "table" => print!("{}", table(&addresses)),
+        other => return Err(Error::bad_request(format!("Invalid format \"{other}\": csv, json, table or yaml"))),
     }
     Ok(())
+}
+
+fn table(addresses: &[String]) -> String {
+    let width = addresses.iter().map(String::len).max().unwrap_or(0).max("Address".len()) + 2;
+    let line = "─".repeat(width);
+    let rows: String = addresses.iter().map(|a| format!("├{line}┤\n│ {a:<0$}│\n", width - 1)).collect();
+    format!("┌{line}┐\n│{:^width$}│\n{rows}└{line}┘\n", "Address")
 }
 
 /// Asks the running daemon: the others have to agree.
@@ -72,11 +77,12 @@ async fn remove_raft_node(paths: &Paths, address: &str, quiet: bool) -> Result<(
 }
 
 /// Asks the running daemon, which knows whether this server was removed, and has all that lies on it in hand.
-async fn wipe(paths: &Paths, quiet: bool) -> Result<()> {
+async fn wipe(paths: &Paths, force: bool, quiet: bool) -> Result<()> {
     let warning = "This removes all that is left of the cluster from this server: its database, instances, images, storage\n\
                    pools and networks. It is for a server that was removed from its cluster by force.\n";
     ask::sure(warning, quiet, "The server was left as it was")?;
-    ask_daemon(paths, "POST", "/internal/cluster/reset", "The daemon does not run: start it, it does this").await
+    let path = if force { "/internal/cluster/reset?force=1" } else { "/internal/cluster/reset" };
+    ask_daemon(paths, "POST", path, "The daemon does not run: start it, it does this").await
 }
 
 async fn ask_daemon(paths: &Paths, method: &str, path: &str, down: &str) -> Result<()> {
@@ -85,5 +91,18 @@ async fn ask_daemon(paths: &Paths, method: &str, path: &str, down: &str) -> Resu
             Err(Error::unavailable(down))
         }
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_looks_as_people_know_it() {
+        let addresses = ["10.77.0.1:8443".to_owned(), "10.77.0.2:8443".to_owned()];
+        let want = "┌────────────────┐\n│    Address     │\n├────────────────┤\n│ 10.77.0.1:8443 │\n\
+                    ├────────────────┤\n│ 10.77.0.2:8443 │\n└────────────────┘\n";
+        assert_eq!(table(&addresses), want);
     }
 }

@@ -67,7 +67,7 @@ impl Nodes {
     /// As YAML, with the end of the log above.
     pub fn text(&self) -> String {
         let (term, index) = self.last_log;
-        let mut text = format!("# Latest segment ID: {index} (of term {term})\n\nmembers:\n");
+        let mut text = format!("# Latest segment ID: {index}\n# Latest term: {term}\n\nmembers:\n");
         for n in &self.nodes {
             let (name, address) = (quoted(&n.name), quoted(&n.address));
             let _ = writeln!(text, "  - id: {}\n    name: {name}\n    address: {address}\n    role: {}", n.id, n.role);
@@ -178,7 +178,9 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_given_back() {
         let text = nodes().text();
-        assert!(text.starts_with("# Latest segment ID: 127 (of term 3)\n\nmembers:\n  - id: 1\n    name: server1\n"));
+        assert!(
+            text.starts_with("# Latest segment ID: 127\n# Latest term: 3\n\nmembers:\n  - id: 1\n    name: server1\n")
+        );
         assert!(text.contains("    address: 10.0.0.7:8443\n    role: stand-by\n"), "{text}");
         assert!(text.contains("    name: \"\"\n"), "{text}");
         assert_eq!(nodes().changed(&text).unwrap(), nodes().nodes);

@@ -149,7 +149,8 @@ async fn reset(cx: Cx, (): ()) -> Result<()> {
     }
     let daemon = cx.daemon.clone();
     if cx.caller.protocol != "cluster" {
-        if !daemon.removed() {
+        let lost = cx.flag("force") && daemon.db().status().leader.is_none();
+        if !daemon.removed() && !lost {
             return Err(Error::bad_request(
                 "This server is a member of its cluster: remove it there first, with \"incus cluster remove\"",
             ));

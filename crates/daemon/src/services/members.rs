@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use api::cluster::{
-    ClusterCertificatePut, ClusterMember, ClusterMemberPost, ClusterMemberPut, ClusterMemberState,
-    ClusterMemberStatePost, ClusterMemberSysInfo, ClusterMembersPost,
+    ClusterMember, ClusterMemberPost, ClusterMemberPut, ClusterMemberState, ClusterMemberStatePost,
+    ClusterMemberSysInfo, ClusterMembersPost,
 };
 use api::key::Read as _;
 use api::{Error, Result};
@@ -30,7 +30,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::cluster::MEMBER_REMOVE, super::removal::remove);
     r.sync(&api::cluster::MEMBER_STATE, state);
     r.operation(&api::cluster::MEMBER_STATE_POST, change_state);
-    r.sync(&api::cluster::CERTIFICATE, certificate);
+    r.sync(&api::cluster::CERTIFICATE, super::cluster_certificate::put);
 }
 
 /// The members as clients see them, from one moment of the database.
@@ -267,11 +267,6 @@ async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operat
         },
         other => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
     }
-}
-
-async fn certificate(cx: Cx, _: ClusterCertificatePut) -> Result<()> {
-    cx.daemon.must_be_clustered()?;
-    Err(Error::new(api::Kind::NotImplemented, "Replacing the cluster's certificate is not part of this version yet"))
 }
 
 #[cfg(test)]

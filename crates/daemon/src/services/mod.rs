@@ -17,6 +17,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod cluster_certificate;
 pub mod events;
 pub mod groups;
 pub mod images;

@@ -1,0 +1,102 @@
+//! `/1.0/cluster/certificate`: the certificate that all members answer with is replaced.
+//!
+//! The new one is written into the database, which needs a majority. Each member takes it into use when it sees it
+//! there, at once or when it is back, and says so; until then the others expect the one that it shows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::cluster::ClusterCertificatePut;
+use api::{Error, Result};
+use client::tls::Identity;
+use db::cluster_certificate::{self, ClusterCertificate};
+use jiff::Timestamp;
+
+use crate::certs;
+use crate::edge::Cx;
+use crate::state::Daemon;
+
+/// How long is waited for the members that are online.
+const MOMENT: Duration = Duration::from_secs(5);
+
+/// Replaces it.
+pub async fn put(cx: Cx, put: ClusterCertificatePut) -> Result<()> {
+    let daemon = &cx.daemon;
+    daemon.must_be_clustered()?;
+    for (what, text) in [("certificate", &put.cluster_certificate), ("certificate's key", &put.cluster_certificate_key)]
+    {
+        if text.trim().is_empty() {
+            return Err(Error::bad_request(format!("The cluster's new {what} is missing")));
+        }
+    }
+    let identity = Identity { certificate: put.cluster_certificate, key: put.cluster_certificate_key };
+    identity.check(Timestamp::now())?;
+    let new = ClusterCertificate {
+        fingerprint: identity.fingerprint()?,
+        certificate: identity.certificate,
+        key: identity.key,
+        showing: BTreeMap::new(),
+    };
+    let (shown, silent) = (daemon.api_identity().fingerprint()?, silent(daemon));
+    daemon.write(move |tx| cluster_certificate::replace(tx, &new, &shown, &silent, Timestamp::now())).await?;
+    take(daemon).await?;
+    wait_for_others(daemon).await;
+    daemon.tell("cluster-certificate-updated", "/1.0/cluster/certificate".into(), &cx.caller);
+    Ok(())
+}
+
+/// The members that are offline, by row id, each with a UUID for a warning.
+fn silent(daemon: &Daemon) -> Vec<(i64, String)> {
+    let snapshot = daemon.snapshot();
+    let offline = snapshot.members.iter().filter(|m| daemon.must_be_online(m, &snapshot).is_err());
+    offline.map(|m| (m.id, uuid::Uuid::new_v4().to_string())).collect()
+}
+
+/// Takes the certificate that the database has into use, if another one is in use, and says so.
+pub async fn take(daemon: &Arc<Daemon>) -> Result<()> {
+    let Some(wanted) = daemon.db().peek(cluster_certificate::get).await? else { return Ok(()) };
+    let fingerprint = wanted.fingerprint.clone();
+    if daemon.api_identity().fingerprint()? != fingerprint {
+        let identity = Identity { certificate: wanted.certificate, key: wanted.key };
+        certs::write_cluster(&daemon.paths, &identity)?;
+        daemon.set_cluster_identity(Some(identity))?;
+        tracing::info!("the cluster has another certificate: {fingerprint}");
+    }
+    let own = daemon.raft_id();
+    // Without a majority it is said later: whatever the next leader writes is the occasion.
+    if wanted.showing.contains_key(&own) && daemon.db().status().leader.is_some() {
+        daemon.write(move |tx| cluster_certificate::taken(tx, own, &fingerprint, Timestamp::now())).await?;
+    }
+    Ok(())
+}
+
+/// The certificate that joining members are given.
+pub async fn newest(daemon: &Daemon) -> Result<Identity> {
+    if let Some(newest) = daemon.db().peek(cluster_certificate::get).await? {
+        return Ok(Identity { certificate: newest.certificate, key: newest.key });
+    }
+    daemon.cluster_identity().ok_or_else(|| Error::internal("The cluster has no certificate"))
+}
+
+async fn wait_for_others(daemon: &Arc<Daemon>) {
+    let silent: Vec<i64> = silent(daemon).into_iter().map(|(id, _)| id).collect();
+    let all = async {
+        loop {
+            let db = daemon.db();
+            let seen = db.data_index();
+            let snapshot = daemon.snapshot();
+            let waits = |id: &u64| snapshot.members.iter().any(|m| m.raft_id == Some(*id) && !silent.contains(&m.id));
+            if !snapshot.certificate.as_ref().is_some_and(|c| c.showing.keys().any(waits)) {
+                return;
+            }
+            db.changed_since(seen).await;
+            if daemon.refresh().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(MOMENT, all).await.is_err() {
+        tracing::warn!("some members have not taken the new certificate of the cluster into use yet");
+    }
+}
