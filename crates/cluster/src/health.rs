@@ -1,7 +1,7 @@
 //! What a member does all the time: the leader asks who is there, keeps the roles right and writes down what it
 //! sees; the others listen.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,9 +21,11 @@ use crate::liveness::{Answer, Heartbeat, Liveness};
 /// How often the leader asks the members.
 const ROUND: Duration = Duration::from_secs(1);
 
-/// For so many rounds a difference between the members of the cluster and those of its database is taken for a change
-/// that is still being made.
-const DIFFERENT: u32 = 30;
+/// For so many rounds, of a second or longer, a difference between the members of the cluster and those of its database
+/// is taken for a change that is still being made.
+const DIFFERENT: u32 = 15;
+/// The same for a member that has no database: nothing is being done to it.
+const EMPTY: u32 = 2;
 
 /// Seconds after which a silent member counts as offline, unless `cluster.offline_threshold` says otherwise.
 const OFFLINE_AFTER: u64 = 20;
@@ -34,8 +36,8 @@ pub struct Health {
     liveness: Liveness,
     id: u64,
     started: std::time::Instant,
-    /// Members whose last answer showed that they hold this database.
-    sharing: Mutex<HashSet<u64>>,
+    /// Members whose last answer showed that they hold this database, or none, with its incarnation.
+    sharing: Mutex<HashMap<u64, u64>>,
     /// For how many rounds a member of only one of the two was seen, by Raft id.
     different: Mutex<HashMap<u64, u32>>,
 }
@@ -162,19 +164,17 @@ impl Health {
         let Ok(answer) = self.links.call(id, Channel::Heartbeat, body, ROUND).await else { return };
         let theirs = serde_json::from_slice(&answer).map_or(0, |a: Answer| a.incarnation);
         // Who was left behind with another database, after a recovery, takes no part in this cluster.
+        let mut sharing = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
         if theirs == 0 || theirs == incarnation {
             self.liveness.heard(id);
-        }
-        let mut sharing = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
-        if theirs == incarnation {
-            sharing.insert(id)
+            sharing.insert(id, theirs);
         } else {
-            sharing.remove(&id)
-        };
+            sharing.remove(&id);
+        }
     }
 
-    /// Brings the members of the database in line with those of the cluster, where an interrupted removal has left them
-    /// different.
+    /// Brings the members of the database in line with those of the cluster, where an interrupted removal or a recovery
+    /// has left them different.
     async fn settle_members(&self, db: &Db, members: &[Member]) -> Result<()> {
         let status = db.status();
         let found = {
@@ -183,9 +183,9 @@ impl Health {
         };
         let due: Vec<Change> = {
             let mut different = self.different.lock().unwrap_or_else(PoisonError::into_inner);
-            different.retain(|id, _| found.iter().any(|(other, _)| other == id));
+            different.retain(|id, _| found.iter().any(|d| d.id == *id));
             let mut rounds = |id: u64| *different.entry(id).and_modify(|n| *n += 1).or_insert(1);
-            found.into_iter().filter_map(|(id, change)| (rounds(id) > DIFFERENT).then_some(change)).collect()
+            found.into_iter().filter_map(|d| (rounds(d.id) > d.rounds).then_some(d.change)).collect()
         };
         for change in due {
             tracing::warn!("the members of the database are not those of the cluster: {change:?}");
@@ -223,15 +223,32 @@ impl Health {
     }
 }
 
-/// Members of the database that are none of the cluster, and members of the cluster, by Raft id, that hold its database
-/// and are no members of it; with the change that mends it.
-fn differences(status: &Status, members: &[Member], own: u64, sharing: &HashSet<u64>) -> Vec<(u64, Change)> {
+/// A member of only one of the two: the cluster and its database.
+#[derive(Debug, PartialEq, Eq)]
+struct Difference {
+    /// Its Raft id.
+    id: u64,
+    /// What mends it.
+    change: Change,
+    /// For how many rounds it may be.
+    rounds: u32,
+}
+
+/// Members of the database that are none of the cluster, and members of the cluster that hold its database or wait for
+/// it and are no members of it. `sharing` are those, by Raft id, with the incarnation of what they hold.
+fn differences(status: &Status, members: &[Member], own: u64, sharing: &HashMap<u64, u64>) -> Vec<Difference> {
     let in_database = |id: &u64| status.voters.contains(id) || status.learners.contains(id);
     let all = status.voters.iter().chain(&status.learners).copied();
     let ghosts = all.filter(|id| *id != own && members.iter().all(|m| m.raft_id != Some(*id)));
     let joined = members.iter().filter(|m| m.state != State::Pending).filter_map(|m| m.raft_id);
-    let missing = joined.filter(|id| *id != own && !in_database(id) && sharing.contains(id));
-    ghosts.map(|id| (id, Change::Remove(id))).chain(missing.map(|id| (id, Change::AddLearner(id)))).collect()
+    let missing = joined.filter(|id| *id != own && !in_database(id));
+    ghosts
+        .map(|id| Difference { id, change: Change::Remove(id), rounds: DIFFERENT })
+        .chain(missing.filter_map(|id| {
+            let rounds = if *sharing.get(&id)? == 0 { EMPTY } else { DIFFERENT };
+            Some(Difference { id, change: Change::AddLearner(id), rounds })
+        }))
+        .collect()
 }
 
 #[cfg(test)]
@@ -270,11 +287,17 @@ mod tests {
             member(5, State::Pending),
             member(6, State::Pending),
         ];
-        let sharing = HashSet::from([2, 3, 6]);
+        let sharing = HashMap::from([(2, 77), (3, 77), (4, 0), (6, 0)]);
+        let difference = |id, change, rounds| Difference { id, change, rounds };
         assert_eq!(
             differences(&status, &members, 1, &sharing),
-            [(9, Change::Remove(9)), (8, Change::Remove(8)), (3, Change::AddLearner(3))]
+            [
+                difference(9, Change::Remove(9), DIFFERENT),
+                difference(8, Change::Remove(8), DIFFERENT),
+                difference(3, Change::AddLearner(3), DIFFERENT),
+                difference(4, Change::AddLearner(4), EMPTY),
+            ]
         );
-        assert!(differences(&status, &members, 1, &HashSet::new()).iter().all(|(id, _)| *id > 5));
+        assert!(differences(&status, &members, 1, &HashMap::new()).iter().all(|d| d.id > 5));
     }
 }

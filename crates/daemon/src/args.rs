@@ -108,6 +108,14 @@ pub enum Cluster {
         #[arg(short, long)]
         quiet: bool,
     },
+    /// Give up this member's database for that of a member that was recovered; what is on this member stays
+    ///
+    /// To be done on the members that are left after "recover-from-quorum-loss" on one of them.
+    Rejoin {
+        /// Don't ask
+        #[arg(short, long)]
+        quiet: bool,
+    },
     /// Make a server that was removed from its cluster by force a fresh one; the daemon has to run
     Wipe {
         /// Also where the others can't be asked whether it was removed, while it hears no leader

@@ -39,6 +39,8 @@ paths! {
     images = "images";
     /// The replicated database of the time before a join that has not ended yet.
     global_before = "database/global.before-join";
+    /// The replicated database that was given up for that of a recovered member, until that has arrived.
+    global_given_up = "database/global.given-up";
     /// Which networks this member has made, and how.
     networks_made = "database/networks.json";
     /// Tells that this server is becoming one of its own again.

@@ -55,7 +55,7 @@ async fn database(paths: &Paths, local: &Local) -> Result<(Arc<Dialler>, Parts)>
     };
     let nodes = local.raft_nodes()?;
     let addresses: HashMap<u64, String> = nodes.into_iter().map(|n| (n.id, n.address)).collect();
-    let (dialler, db, health) = open(paths, raft_id).await?;
+    let (dialler, db, health) = open_having_given_up(paths, raft_id, local.given_up()?).await?;
     if !db.is_initialized().await? && addresses.is_empty() {
         db.bootstrap().await?;
         db.write(|tx| db::members::allocate_raft_id(tx, 1)).await?;
@@ -65,15 +65,20 @@ async fn database(paths: &Paths, local: &Local) -> Result<(Arc<Dialler>, Parts)>
 
 /// Opens the replicated database as the member `raft_id`.
 pub async fn open(paths: &Paths, raft_id: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
+    open_having_given_up(paths, raft_id, 0).await
+}
+
+async fn open_having_given_up(paths: &Paths, raft_id: u64, given_up: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
     let dialler = Arc::new(Dialler::default());
     let links = Arc::new(Links::new(dialler.clone()));
     let health = Arc::new(Health::new(raft_id, links.clone()));
-    let db = Db::open(Options::new(paths.global(), raft_id, SCHEMA), links).await?;
+    let db = Db::open(Options { given_up, ..Options::new(paths.global(), raft_id, SCHEMA) }, links).await?;
     Ok((dialler, db, health))
 }
 
 /// What has to be there before the first request, once the database is open; and what goes on from then on.
 async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
+    wait_for_database(daemon).await;
     daemon.refresh().await?;
     if tokio::time::timeout(LEADER, caught_up(daemon)).await.is_ok() {
         daemon.refresh().await?;
@@ -98,6 +103,17 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(plans::watch(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())
+}
+
+/// Waits until a member that has given its database up has got another one: the leader offers it.
+async fn wait_for_database(daemon: &Daemon) {
+    if daemon.db().schema_version() == 0 {
+        tracing::warn!("waiting for the cluster's database: a member that was recovered has to lead the others");
+    }
+    while daemon.db().schema_version() == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let _ = std::fs::remove_dir_all(daemon.paths.global_given_up());
 }
 
 /// Returns when this replica holds everything that was acknowledged while the daemon was away.

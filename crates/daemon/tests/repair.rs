@@ -66,6 +66,7 @@ fn a_lost_majority_is_given_up_and_the_rest_goes_on() -> Result<()> {
     three_voters(&cluster)?;
     cluster.incus(2, &["profile", "create", "p1"])?;
     cluster.incus(1, &["profile", "show", "p1"])?;
+    cluster.incus(1, &["storage", "volume", "create", "local", "v1", "--target", "server2"])?;
     for command in ["show", "edit", "recover-from-quorum-loss"] {
         refused(&cluster, 1, &[command], "members: []\n", "The daemon is running")?;
     }
@@ -99,6 +100,7 @@ fn a_lost_majority_is_given_up_and_the_rest_goes_on() -> Result<()> {
     assert!(cluster.incus(1, &["profile", "list", "-f", "csv"])?.contains("p1"), "nothing was forgotten");
     cluster.kill(1)?;
     refused(&cluster, 1, &["recover-from-quorum-loss", "-q"], "", "nothing to recover")?;
+    refused(&cluster, 1, &["rejoin", "-q"], "", "holds the database alone")?;
     cluster.start(1)?;
 
     // What is left of the old database does not disturb the new one.
@@ -107,15 +109,31 @@ fn a_lost_majority_is_given_up_and_the_rest_goes_on() -> Result<()> {
     machine.wait_ready(PATIENCE)?;
     cluster.incus(1, &["profile", "create", "p3"])?;
     assert!(!cluster.incus(2, &["profile", "list", "-f", "csv"])?.contains("p3"));
+    refused(&cluster, 2, &["rejoin", "-q"], "", "The daemon is running")?;
     cluster.kill(2)?;
 
-    // The dead are removed, and others take their place.
-    for name in ["server2", "server3"] {
-        cluster.incus(1, &["cluster", "remove", name, "--force", "--yes"])?;
-    }
-    assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1");
+    // It comes back, with what is on it, when it takes the new one.
+    refused(&cluster, 2, &["rejoin"], "no\n", "left as it was")?;
+    repair(&cluster, 2, &["rejoin"], "yes\n")?.ok()?;
+    refused(&cluster, 2, &["show"], "", "There is no database")?;
+    cluster.start(2)?;
+    cluster.until("it is online", || Ok((cluster.member(1, 2, 's')? == "ONLINE").then_some(())))?;
+    assert!(cluster.incus(2, &["profile", "list", "-f", "csv"])?.contains("p3"));
+    assert!(cluster.lab.machines[1].dir.join("incus/storage-pools/local/custom/default_v1").exists());
+    cluster.incus(2, &["storage", "volume", "set", "local", "v1", "user.x=1", "--target", "server2"])?;
+    assert!(!cluster.lab.machines[1].incus_dir().join("database/global.given-up").exists());
+    cluster.kill(2)?;
+    cluster.start(2)?;
+
+    // The dead one is removed, and another takes its place.
+    cluster.incus(1, &["cluster", "remove", "server3", "--force", "--yes"])?;
+    assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1\nserver2");
     cluster.join(4)?;
     assert_eq!(cluster.member(4, 4, 's')?, "ONLINE");
+    cluster.until("three voters again", || {
+        let roles = [1, 2, 4].iter().map(|n| cluster.member(1, *n, 'r')).collect::<Result<Vec<_>>>()?;
+        Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
+    })?;
     assert!(cluster.incus(4, &["profile", "list", "-f", "csv"])?.contains("p3"));
     Ok(())
 }

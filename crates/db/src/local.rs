@@ -37,6 +37,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE identity (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL);
 "];
 
+/// Under this key of `identity` stands the incarnation of a database that was given up.
+const GIVEN_UP: &str = "given_up";
 /// Under this key of `identity` stand the changed addresses.
 const MOVED: &str = "moved";
 
@@ -264,6 +266,16 @@ impl Local {
     /// Records the incarnation of the cluster that the member belongs to.
     pub fn set_incarnation(&self, incarnation: &str) -> Result<()> {
         self.set_identity("incarnation", incarnation)
+    }
+
+    /// The incarnation of the database that the member has given up for that of a recovered member; 0 if none.
+    pub fn given_up(&self) -> Result<u64> {
+        Ok(self.identity(GIVEN_UP)?.and_then(|text| text.parse().ok()).unwrap_or(0))
+    }
+
+    /// Records the incarnation of the database that the member gives up.
+    pub fn set_given_up(&self, incarnation: u64) -> Result<()> {
+        self.set_identity(GIVEN_UP, &incarnation.to_string())
     }
 
     /// Forgets everything that ties the member to a cluster: before it joins one, and after it has left.

@@ -38,6 +38,7 @@ async fn carry_out(command: &Cluster) -> Result<()> {
         }
         Cluster::Edit => edit::edit(&paths, &local),
         Cluster::RecoverFromQuorumLoss { quiet } => recover::recover(&paths, &local, *quiet).await,
+        Cluster::Rejoin { quiet } => recover::rejoin(&paths, &local, *quiet),
         Cluster::Wipe { force, quiet } => wipe(&paths, *force, *quiet).await,
         Cluster::RemoveRaftNode { address, quiet } => remove_raft_node(&paths, address, *quiet).await,
     }

@@ -88,6 +88,9 @@ pub struct Options {
     pub patience: Duration,
     /// Entries between two cuts of the log. A member that lags further behind gets a whole copy.
     pub keep: u64,
+    /// The incarnation of a database that this member has given up, in order to get that of another one under the same
+    /// id: it has forgotten what it had acknowledged and promised there. 0 if none.
+    pub given_up: u64,
 }
 
 impl Options {
@@ -100,6 +103,7 @@ impl Options {
             heartbeat: Duration::from_millis(150),
             patience: Duration::from_secs(10),
             keep: 5000,
+            given_up: 0,
         }
     }
 

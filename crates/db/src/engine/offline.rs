@@ -41,19 +41,19 @@ pub struct Closed(#[allow(dead_code)] std::fs::File);
 
 /// Makes sure that no server uses the database in the folder `dir`.
 pub fn keep_closed(dir: &Path) -> Result<Closed> {
+    if !dir.join("db.bin").exists() || !dir.join("raft.db").exists() {
+        return Err(Error::not_found(format!("There is no database in {}", dir.display())));
+    }
     lock(dir).map(Closed)
 }
 
 fn open(dir: &Path) -> Result<Log> {
-    if !dir.join("db.bin").exists() || !dir.join("raft.db").exists() {
-        return Err(Error::not_found(format!("There is no database in {}", dir.display())));
-    }
     Ok(Log::open(&dir.join("raft.db"))?)
 }
 
 /// The members of the database in the folder `dir`, as its files tell. Refused while a server uses it.
 pub fn members(dir: &Path) -> Result<Members> {
-    let _lock = lock(dir)?;
+    let _closed = keep_closed(dir)?;
     let log = open(dir)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(dir.join("db.bin"), flags).map_err(failed)?;

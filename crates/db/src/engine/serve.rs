@@ -38,7 +38,10 @@ impl Db {
         let letter: Letter =
             postcard::from_bytes(&letter).map_err(|e| Error::bad_request(format!("Unreadable request: {e}")))?;
         let own = self.machine.incarnation();
-        let answer = if own != 0 && letter.incarnation != 0 && own != letter.incarnation {
+        let given_up = own == 0 && letter.incarnation != 0 && letter.incarnation == self.options.given_up;
+        let answer = if given_up {
+            Err(Error::forbidden("That member has given this database up and waits for that of a recovered member"))
+        } else if own != 0 && letter.incarnation != 0 && own != letter.incarnation {
             Err(Error::forbidden("That member belongs to another database: its own was replaced or it was left behind"))
         } else {
             self.answer(letter.from, letter.request).await
