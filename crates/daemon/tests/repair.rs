@@ -219,3 +219,49 @@ fn ghost(cluster: &mut Cluster) -> Result<()> {
     cluster.incus(1, &["profile", "create", "p3"])?;
     cluster.until("the ghost gone", || Ok((!nodes()?.contains("10.77.0.103:8443")).then_some(())))
 }
+
+#[test]
+fn a_member_without_a_vote_can_go_on_alone_too() -> Result<()> {
+    if skip() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::temporary("pair", 2)?;
+    cluster.incus(1, &["profile", "create", "p1"])?;
+    cluster.incus(2, &["profile", "show", "p1"])?;
+    assert!(!cluster.member(1, 2, 'r')?.split(',').any(|r| r == "database"), "of two members one votes");
+    cluster.kill(1)?;
+    cluster.kill(2)?;
+    in_an_editor(&cluster)?;
+    repair(&cluster, 2, &["recover-from-quorum-loss", "-q"], "")?.ok()?;
+    cluster.start(2)?;
+    cluster.incus(2, &["profile", "create", "p2"])?;
+    assert!(cluster.incus(2, &["profile", "list", "-f", "csv"])?.contains("p1"));
+
+    // The one that voted comes back to it.
+    repair(&cluster, 1, &["rejoin", "-q"], "")?.ok()?;
+    cluster.start(1)?;
+    cluster.until("both are online", || Ok((cluster.member(2, 1, 's')? == "ONLINE").then_some(())))?;
+    assert!(cluster.incus(1, &["profile", "list", "-f", "csv"])?.contains("p2"));
+    cluster.incus(1, &["profile", "create", "p3"]).map(drop)
+}
+
+/// At a terminal the editor is opened; here it is one that needs nobody.
+fn in_an_editor(cluster: &Cluster) -> Result<()> {
+    if !std::path::Path::new("/usr/bin/script").exists() {
+        eprintln!("SKIPPED: there is no program script, which makes terminals");
+        return Ok(());
+    }
+    let incusd = cluster.programs.incusd.to_string_lossy().into_owned();
+    let edit = |change: &str| -> Result<()> {
+        let mut command = cluster.lab.machines[1].command("/usr/bin/script");
+        command
+            .args(["-qec", &format!("{incusd} cluster edit"), "/dev/null"])
+            .env("EDITOR", format!("sed -i {change}"));
+        lab::run::run(&mut command, b"")?.ok().map(drop)
+    };
+    edit("s/10.77.0.2:8443/10.77.0.2:8444/")?;
+    assert!(repair(cluster, 2, &["show"], "")?.ok()?.contains("10.77.0.2:8444"));
+    edit("s/10.77.0.2:8444/10.77.0.2:8443/")?;
+    assert!(repair(cluster, 2, &["show"], "")?.ok()?.contains("10.77.0.2:8443"));
+    Ok(())
+}

@@ -46,7 +46,7 @@ pub async fn recover(paths: &Paths, local: &Local, quiet: bool) -> Result<()> {
 pub fn rejoin(paths: &Paths, local: &Local, quiet: bool) -> Result<()> {
     let id = local.raft_id()?.ok_or_else(|| Error::bad_request("This server has never been in a database"))?;
     let members = offline::members(&paths.global()).map_err(in_words)?;
-    if members.voters == [id] {
+    if members.voters == [id] && members.learners.is_empty() {
         return Err(Error::bad_request("This member holds the database alone: the others rejoin it, it does not"));
     }
     let warning = "This gives up this member's copy of the database, in order to get that of a member that was recovered with\n\
