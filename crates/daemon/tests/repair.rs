@@ -202,7 +202,30 @@ fn all_addresses_change_while_the_daemons_are_down() -> Result<()> {
     cluster.start(2)?;
     assert_eq!(cluster.member(2, 3, 'u')?, "https://10.77.0.103:8443");
     three_voters(&cluster)?;
+    given_up_without_need(&mut cluster)?;
     ghost(&mut cluster)
+}
+
+/// A voter that has forgotten what it acknowledged gets no say in the same database again; put back, it goes on.
+fn given_up_without_need(cluster: &mut Cluster) -> Result<()> {
+    cluster.kill(2)?;
+    repair(cluster, 2, &["rejoin", "-q"], "")?.ok()?;
+    let incusd = cluster.programs.incusd.clone();
+    cluster.lab.machine(2).start_daemon(&incusd, &[])?;
+    let waiting = "waiting for the cluster's database";
+    cluster.until("it waits", || Ok(cluster.lab.machines[1].log_tail(40).contains(waiting).then_some(())))?;
+    for name in ["w1", "w2", "w3"] {
+        cluster.incus(1, &["profile", "create", name])?;
+    }
+    cluster.kill(2)?;
+    assert!(cluster.lab.machines[1].log_tail(40).split(waiting).last().is_some_and(|l| !l.contains("serving")));
+    let dir = cluster.lab.machines[1].incus_dir().join("database");
+    std::fs::remove_dir_all(dir.join("global"))?;
+    std::fs::rename(dir.join("global.given-up"), dir.join("global"))?;
+    cluster.start(2)?;
+    cluster.until("it is online", || Ok((cluster.member(1, 2, 's')? == "ONLINE").then_some(())))?;
+    assert!(cluster.incus(2, &["profile", "list", "-f", "csv"])?.contains("w3"));
+    three_voters(cluster)
 }
 
 /// A member of the database that is no member of the cluster is taken out.
