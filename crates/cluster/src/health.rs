@@ -276,6 +276,27 @@ mod tests {
         }
     }
 
+    struct Nobody;
+
+    impl crate::link::Dial for Nobody {
+        fn dial(&self, to: u64) -> futures::future::BoxFuture<'static, Result<Box<dyn crate::link::Stream>>> {
+            Box::pin(async move { Err(Error::unavailable(format!("There is no way to member {to}"))) })
+        }
+    }
+
+    #[test]
+    fn who_has_just_started_takes_nobody_for_offline() {
+        let mut health = Health::new(1, Arc::new(Links::new(Arc::new(Nobody))));
+        let (config, now) = (Config::new(), Timestamp::now());
+        // Its heartbeat in the database is as old as can be.
+        let silent = |health: &Health| health.seen(&member(2, State::Created), &config, (0, 0), now);
+        assert!(!silent(&health).offline());
+        health.started -= Duration::from_secs(OFFLINE_AFTER + 1);
+        assert!(silent(&health).offline(), "it has had the time to hear of it");
+        health.liveness.heard(2);
+        assert!(!silent(&health).offline());
+    }
+
     #[test]
     fn the_database_has_the_members_that_the_cluster_has() {
         let status = Status { id: 1, voters: vec![1, 2, 9], learners: vec![5, 8], ..Status::default() };
