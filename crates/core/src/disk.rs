@@ -51,7 +51,8 @@ const OPTIONS: &[&str] = &[
     "attached",
 ];
 
-fn is_root(config: &Config) -> bool {
+/// True for the root disk.
+pub fn is_root(config: &Config) -> bool {
     config.get("type").is_some_and(|t| t == "disk")
         && config.get("path").is_some_and(|p| p == "/")
         && config.get("source").is_none_or(String::is_empty)

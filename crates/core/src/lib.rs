@@ -14,5 +14,6 @@ pub mod member;
 pub mod net;
 pub mod placement;
 pub mod plan;
+pub mod project;
 pub mod roles;
 pub mod snapshot_name;

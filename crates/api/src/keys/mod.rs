@@ -2,6 +2,7 @@
 
 pub mod instance;
 pub mod member;
+pub mod project;
 pub mod server;
 pub mod volume;
 
@@ -12,6 +13,7 @@ pub fn families() -> Vec<(&'static str, Family)> {
     vec![
         ("server", server::SERVER),
         ("cluster", member::MEMBER),
+        ("project", project::PROJECT),
         ("instance", instance::INSTANCE),
         ("storage_volume_dir", volume::VOLUME),
     ]

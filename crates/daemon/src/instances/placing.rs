@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::Result;
 use db::members::Member;
 use incus_core::placement::{Candidate, Scheduler, Target, choose};
+use incus_core::project::Rules;
 
 use crate::state::Daemon;
 
@@ -58,9 +59,22 @@ pub async fn candidates(daemon: &Arc<Daemon>) -> Result<Vec<Candidate>> {
     Ok(joined.map(candidate).collect())
 }
 
-/// Chooses the member for a new instance; it counts as taken while the result is kept.
-pub async fn place(daemon: &Arc<Daemon>, target: &Target, architecture: &str) -> Result<(Member, Placed)> {
+/// Those of them that the project may use.
+pub async fn candidates_for(daemon: &Arc<Daemon>, project: &str, target: &Target) -> Result<Vec<Candidate>> {
+    let asked = project.to_owned();
+    let project = daemon.view(move |tx| db::projects::get(tx, &asked)).await?;
     let candidates = candidates(daemon).await?;
+    Rules::new(&project.name, &project.config).among(candidates, target)
+}
+
+/// Chooses the member for a new instance; it counts as taken while the result is kept.
+pub async fn place(
+    daemon: &Arc<Daemon>,
+    project: &str,
+    target: &Target,
+    architecture: &str,
+) -> Result<(Member, Placed)> {
+    let candidates = candidates_for(daemon, project, target).await?;
     let chosen = choose(&candidates, target, architecture, &[])?.id;
     let mut counts = daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);
     *counts.entry(chosen).or_default() += 1;

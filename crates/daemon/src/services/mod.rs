@@ -30,6 +30,7 @@ pub mod placed;
 pub mod pools;
 pub mod profile_effects;
 pub mod profiles;
+pub mod project_rules;
 pub mod projects;
 pub mod removal;
 pub mod server;

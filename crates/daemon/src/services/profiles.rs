@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::edge::auth::Trust;
 use crate::edge::{Cx, Router};
 use crate::instances::{self, Expander};
-use crate::services::profile_effects;
+use crate::services::{profile_effects, project_rules};
 
 pub fn routes(r: &mut Router) {
     r.list(&api::profile::LIST, list);
@@ -79,7 +79,8 @@ async fn create(cx: Cx, new: ProfilesPost) -> Result<()> {
     cx.daemon
         .write(move |tx| {
             let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
-            db::profiles::create(tx, &holder, &new.name, &new.description, &new.config, &new.devices)
+            db::profiles::create(tx, &holder, &new.name, &new.description, &new.config, &new.devices)?;
+            project_rules::check(tx, &holder)
         })
         .await?;
     let url = in_project(format!("/1.0/profiles/{name}"), cx.project());
@@ -116,6 +117,7 @@ async fn change(cx: &Cx, new: ProfilePut) -> Result<()> {
             let old = db::profiles::get(tx, &holder, &name)?;
             db::profiles::update(tx, old.id, &new.description, &new.config, &new.devices)?;
             keeps_roots(tx, &old)?;
+            project_rules::check_users_of_profiles(tx, &holder)?;
             Ok(old)
         })
         .await?;

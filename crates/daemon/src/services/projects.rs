@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::key::Config;
 use api::project::{Project, ProjectPost, ProjectPut, ProjectsPost};
 use api::{Error, Result};
 use db::Tx;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::edge::auth::Trust;
 use crate::edge::{Cx, Router};
 use crate::operations::{Operation, Resources};
+use crate::services::project_rules;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::project::LIST, list);
@@ -77,8 +79,14 @@ async fn create(cx: Cx, mut new: ProjectsPost) -> Result<()> {
     for (key, value) in FEATURES {
         new.config.entry(key.into()).or_insert_with(|| value.into());
     }
+    new.config.retain(|_, value| !value.is_empty());
+    api::keys::project::check(&new.config)?;
     let name = new.name.clone();
-    cx.daemon.write(move |tx| db::projects::create(tx, &new.name, &new.description, &new.config)).await?;
+    let made = cx.daemon.write(move |tx| {
+        must_be_groups(tx, &new.config)?;
+        db::projects::create(tx, &new.name, &new.description, &new.config)
+    });
+    made.await?;
     let url = format!("/1.0/projects/{name}");
     cx.daemon.tell("project-created", url.clone(), &cx.caller);
     cx.created(url);
@@ -98,7 +106,17 @@ async fn patch(cx: Cx, new: Value) -> Result<()> {
     change(&cx, &old, new).await
 }
 
-async fn change(cx: &Cx, old: &Project, new: ProjectPut) -> Result<()> {
+/// Refuses groups that are not there.
+fn must_be_groups(tx: &Tx<'_>, config: &Config) -> Result<()> {
+    incus_core::project::groups(config).iter().try_for_each(|group| db::groups::get(tx, group).map(drop)).map_err(|e| {
+        let key = api::keys::project::RESTRICTED_GROUPS.name;
+        Error::bad_request(format!("Invalid project configuration key \"{key}\" value: {}", e.message))
+    })
+}
+
+async fn change(cx: &Cx, old: &Project, mut new: ProjectPut) -> Result<()> {
+    new.config.retain(|_, value| !value.is_empty());
+    api::keys::project::check(&new.config)?;
     let feature = |k: &String| k.starts_with("features.");
     let changed = new
         .config
@@ -120,7 +138,12 @@ async fn change(cx: &Cx, old: &Project, new: ProjectPut) -> Result<()> {
     }
     let name = old.name.clone();
     cx.daemon
-        .write(move |tx| db::projects::update(tx, db::projects::id(tx, &name)?, &new.description, &new.config))
+        .write(move |tx| {
+            must_be_groups(tx, &new.config)?;
+            db::projects::update(tx, db::projects::id(tx, &name)?, &new.description, &new.config)?;
+            // What is there already is not left outside of the rules.
+            project_rules::check(tx, &name)
+        })
         .await?;
     cx.daemon.tell("project-updated", format!("/1.0/projects/{}", old.name), &cx.caller);
     Ok(())

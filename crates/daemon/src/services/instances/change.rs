@@ -16,7 +16,7 @@ use crate::edge::Cx;
 use crate::instances::start::Limits;
 use crate::instances::{self, Expander, Loaded, devices};
 use crate::operations::Operation;
-use crate::services::patched;
+use crate::services::{patched, project_rules};
 use crate::state::Daemon;
 
 /// `PUT /1.0/instances/{name}`.
@@ -46,6 +46,7 @@ async fn update(cx: &Cx, id: i64, new: InstancePut) -> Result<()> {
     let daemon = &cx.daemon;
     let _busy = instances::lock(daemon, id).await;
     let old = instances::here(daemon, id).await?;
+    project_rules::check_notes(cx, &old.row.config, &new.config).await?;
     apply(daemon, &old, new).await?;
     old.lifecycle(daemon, "instance-updated", Some(cx.caller.requestor()));
     Ok(())
@@ -65,7 +66,9 @@ pub async fn apply(daemon: &Arc<Daemon>, old: &Loaded, new: InstancePut) -> Resu
     let mut l = daemon
         .view(move |tx| {
             db::profiles::named(tx, &wanted.project, &wanted.profiles)?;
-            Ok(Expander::new(tx)?.load(wanted.clone()))
+            let l = Expander::new(tx)?.load(wanted.clone());
+            project_rules::check_with(tx, &wanted.project, Some(&l))?;
+            Ok(l)
         })
         .await?;
     check(daemon, &l).await?;
@@ -88,7 +91,13 @@ pub async fn apply(daemon: &Arc<Daemon>, old: &Loaded, new: InstancePut) -> Resu
         devices: row.devices,
         profiles: row.profiles,
     };
-    daemon.db().write(move |tx| db::instances::update(tx, row.id, &changes)).await
+    let project = row.project;
+    let db = daemon.db();
+    let written = db.write(move |tx| {
+        db::instances::update(tx, row.id, &changes)?;
+        project_rules::check(tx, &project)
+    });
+    written.await
 }
 
 /// Carries over to a running instance what can be; what is to be noted about its devices.

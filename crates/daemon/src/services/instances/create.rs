@@ -31,7 +31,7 @@ use crate::instances::{Expander, Loaded, start};
 use crate::operations::Operation;
 use crate::services::images::add::Wishes;
 use crate::services::images::remote::{Offer, Wanted};
-use crate::services::{images, pools};
+use crate::services::{images, pools, project_rules};
 use crate::state::Daemon;
 use crate::{blocking, events};
 
@@ -48,13 +48,16 @@ pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>
         new.name = names::free(&cx.daemon, cx.project()).await?;
     }
     api::name::instance(&new.name)?;
+    if !cx.forwarded {
+        project_rules::check_notes(&cx, &Config::new(), &new.config).await?;
+    }
     let origin = Origin::find(&cx, &new.source).await?;
     let daemon = cx.daemon.clone();
     let mut taken = None;
     if daemon.clustered() && !cx.forwarded {
         let target = target(&cx, &new, &origin).await?;
         let architecture = origin.architecture(&new)?;
-        let (member, placed) = placing::place(&daemon, &target, &architecture).await?;
+        let (member, placed) = placing::place(&daemon, cx.project(), &target, &architecture).await?;
         if let Target::Group(group) = target {
             new.config.insert("volatile.cluster.group".into(), group);
         }
@@ -175,12 +178,12 @@ impl Origin {
 async fn target(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<Target> {
     let target = Target::parse(cx.param("target"));
     if target != Target::Any {
-        may_target(cx).await?;
+        project_rules::check_target(cx, &target).await?;
         return Ok(target);
     }
     // A copy stays where its original is, unless that member takes none now.
     if let Origin::Copy(original) = origin {
-        let candidates = placing::candidates(&cx.daemon).await?;
+        let candidates = placing::candidates_for(&cx.daemon, cx.project(), &Target::Any).await?;
         let near = Target::Member(original.loaded.row.member.clone());
         if incus_core::placement::choose(&candidates, &near, "", &[]).is_ok() {
             return Ok(near);
@@ -194,17 +197,6 @@ async fn target(cx: &Cx, new: &InstancesPost, origin: &Origin) -> Result<Target>
         }
     }
     Ok(Target::Any)
-}
-
-/// Refuses if the project doesn't let its users choose where instances are.
-pub async fn may_target(cx: &Cx) -> Result<()> {
-    let project = cx.project().to_owned();
-    let project = cx.daemon.view(move |tx| db::projects::get(tx, &project)).await?;
-    let set = |key: &str| project.config.get(key).map_or("", String::as_str);
-    if set("restricted") == "true" && set("restricted.cluster.target") != "allow" {
-        return Err(Error::forbidden("This project doesn't allow cluster member targeting"));
-    }
-    Ok(())
 }
 
 /// What the new instance is to be.
@@ -268,7 +260,9 @@ async fn preview(daemon: &Arc<Daemon>, new: &NewInstance) -> Result<Loaded> {
                 return Err(Error::conflict(format!("Instance \"{}\" already exists", new.name)));
             }
             let row = new.as_instance(db::members::get(tx, new.member_id)?.name);
-            Ok(Expander::new(tx)?.load(row))
+            let l = Expander::new(tx)?.load(row);
+            project_rules::check_with(tx, &new.project, Some(&l))?;
+            Ok(l)
         })
         .await
 }
@@ -390,6 +384,7 @@ async fn record(
         .write(move |tx| {
             crate::plans::must_be_in_service(tx, draft.member_id)?;
             let id = db::instances::create(tx, &draft)?;
+            project_rules::check(tx, &draft.project)?;
             let volume = NewVolume {
                 pool_id: db::pools::id(tx, &pool)?,
                 project: draft.project.clone(),

@@ -12,12 +12,13 @@ use incus_core::expand::is_volatile;
 use incus_core::placement::{Target, choose};
 use incus_core::plan::{Action, Step};
 
-use super::{check, create, resources};
+use super::{check, resources};
 use crate::edge::Cx;
 use crate::edge::auth::may;
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::Operation;
 use crate::plans::{self, Body, Part, Settings, Spot, Wanted};
+use crate::services::project_rules;
 use crate::state::Daemon;
 
 /// What the server notes about where an instance belongs.
@@ -36,6 +37,7 @@ pub async fn post(cx: Cx, l: Loaded, new: InstancePost) -> Result<Arc<Operation>
     let to = destination(&cx, &l, &target).await?;
     let wanted = wanted(&cx, &l, new).await?;
     check(&cx.daemon, &wanted).await?;
+    project_rules::check_notes(&cx, &l.row.config, &wanted.row.config).await?;
     let (_, pool) = disk::root(&wanted.devices)?;
     let own = cx.daemon.member_id();
     let (before, after) = spots(&l, &wanted, pool, &target, own != to);
@@ -56,7 +58,7 @@ pub async fn post(cx: Cx, l: Loaded, new: InstancePost) -> Result<Arc<Operation>
         if !goes {
             return Err(Error::bad_request("Target must be different than instance's current location"));
         }
-        db::projects::get(tx, &after.project)?;
+        project_rules::check_with(tx, &after.project, Some(&wanted))?;
         let taken = db::instances::find(tx, &after.project, &after.name)?;
         if taken.is_some_and(|other| other.id != row.id) {
             return Err(Error::conflict(format!("Instance \"{}\" already exists", after.name)));
@@ -86,9 +88,9 @@ async fn destination(cx: &Cx, l: &Loaded, target: &Target) -> Result<i64> {
         return Ok(daemon.member_id());
     }
     daemon.must_be_clustered()?;
-    create::may_target(cx).await?;
+    project_rules::check_target(cx, target).await?;
     let not: &[i64] = if matches!(target, Target::Group(_)) { &[daemon.member_id()] } else { &[] };
-    let candidates = placing::candidates(daemon).await?;
+    let candidates = placing::candidates_for(daemon, cx.project(), target).await?;
     choose(&candidates, target, l.row.architecture.as_str(), not).map(|c| c.id)
 }
 

@@ -16,6 +16,7 @@ use crate::edge::{Cx, Router};
 use crate::events;
 use crate::instances::{self, Expander, Loaded, start, stop};
 use crate::operations::{New, Operation};
+use crate::services::project_rules;
 use crate::state::Daemon;
 
 pub fn routes(r: &mut Router) {
@@ -118,7 +119,12 @@ async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
         return Err(Error::bad_request("Containers can't be snapshotted with their memory: leave out --stateful"));
     }
     let id = l.row.id;
-    let taken = cx.daemon.view(move |tx| db::snapshots::list(tx, id)).await?;
+    let project = l.row.project.clone();
+    let looked = cx.daemon.view(move |tx| {
+        project_rules::check_snapshots(tx, &project)?;
+        db::snapshots::list(tx, id)
+    });
+    let taken = looked.await?;
     let name = if new.name.is_empty() { next_name(&l, &taken) } else { new.name };
     check_name(&name)?;
     if taken.iter().any(|s| s.name == name) {

@@ -21,7 +21,7 @@ use super::{asked, custom_here, moment, path, resources, tell, visible};
 use crate::blocking;
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
-use crate::services::{never, patched, pools};
+use crate::services::{never, patched, pools, project_rules};
 use crate::state::Daemon;
 
 /// How often expired snapshots are looked for.
@@ -120,7 +120,12 @@ fn expiry(row: &Row, asked: Option<Timestamp>, now: Timestamp) -> Result<Option<
 async fn create(cx: Cx, new: StorageVolumeSnapshotsPost) -> Result<Arc<Operation>> {
     let row = custom_here(&cx).await?;
     let id = row.id;
-    let taken = cx.daemon.view(move |tx| volume_snapshots::list(tx, id)).await?;
+    let project = cx.project().to_owned();
+    let looked = cx.daemon.view(move |tx| {
+        project_rules::check_snapshots(tx, &project)?;
+        volume_snapshots::list(tx, id)
+    });
+    let taken = looked.await?;
     let taken: Vec<String> = taken.into_iter().map(|s| s.name).collect();
     let now = Timestamp::now();
     let name = if new.name.is_empty() {
