@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::Result;
 use api::key::Read as _;
 use api::keys::instance as keys;
+use db::warnings::Subject;
 use drivers::instance::Status;
 
 use super::{Loaded, devices, of_this_member, start, stop};
@@ -108,8 +109,31 @@ async fn end(daemon: &Arc<Daemon>, l: &Loaded) {
     }
 }
 
+/// Warns where no containers can run, as long as that is so.
+async fn tell_what_runs(daemon: Arc<Daemon>) {
+    let missing = blocking::run(drivers::instance::operational).await.err().map(|e| e.message);
+    if let Some(why) = &missing {
+        tracing::error!("{why}");
+    }
+    let about = Subject::member(db::warnings::Kind::InstanceTypeNotOperational, daemon.member_id());
+    let write = || {
+        let missing = missing.clone();
+        daemon.write(move |tx| match &missing {
+            Some(why) => {
+                let uuid = uuid::Uuid::new_v4().to_string();
+                db::warnings::raise(tx, about, why, &uuid, jiff::Timestamp::now()).map(drop)
+            }
+            None => db::warnings::resolve(tx, about, jiff::Timestamp::now()),
+        })
+    };
+    while write().await.is_err_and(|e| e.retryable()) {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
 /// What is to run is started, and from then on what has expired goes, once a minute.
 pub async fn bring_up(daemon: Arc<Daemon>) {
+    tokio::spawn(tell_what_runs(daemon.clone()));
     autostart(&daemon).await;
     loop {
         if let Err(e) = crate::services::instances::expire_snapshots(&daemon).await {

@@ -11,6 +11,9 @@ use super::{Loaded, Running, by_id, devices, start};
 use crate::blocking;
 use crate::state::Daemon;
 
+/// How long to wait for a majority before it is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// How an instance is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -143,7 +146,15 @@ async fn tidy_up(daemon: &Arc<Daemon>, row: i64, ending: Option<Ending>, end: En
     }
     let again = end == End::Reboot && ending.is_none();
     let keep = again || ending.is_some_and(|e| e.keep_power || e.restart);
-    note_stop(daemon, &l, keep).await?;
+    match note_stop(daemon, &l, keep).await {
+        // Without a majority an instance can't be started, for it may have been started elsewhere; but it can be
+        // stopped, and must be: what hangs or harms has to have an end. It is written down when that is possible.
+        Err(e) if e.retryable() && !again => {
+            tracing::warn!("{}: that it stopped is written down later: {e}", l.id());
+            tokio::spawn(note_stop_later(daemon.clone(), l.clone(), keep));
+        }
+        noted => noted?,
+    }
     if again {
         return Ok(After::Start);
     }
@@ -166,6 +177,23 @@ async fn start_again(daemon: &Arc<Daemon>, row: i64) {
     };
     if let Err(e) = started.await {
         tracing::warn!("starting instance {row} again after it rebooted: {e}");
+    }
+}
+
+/// Writes down that an instance has stopped as soon as there is a majority, unless it runs again or is gone by then.
+/// A daemon that ends before that takes it for one that ran, and starts it.
+async fn note_stop_later(daemon: Arc<Daemon>, l: Loaded, keep_power: bool) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let _busy = super::lock(&daemon, l.row.id).await;
+        if daemon.instances.runs(l.row.id) {
+            return;
+        }
+        match note_stop(&daemon, &l, keep_power).await {
+            Err(e) if e.retryable() => {}
+            Err(e) => return tracing::warn!("writing down that {} has stopped: {e}", l.id()),
+            Ok(()) => return,
+        }
     }
 }
 

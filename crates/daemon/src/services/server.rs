@@ -117,14 +117,15 @@ fn environment(cx: &Cx) -> Result<Environment> {
     let identity = daemon.api_identity();
     let uname = rustix::system::uname();
     let (os_name, os_version) = os_release();
+    let lxc = host::lxc::version().ok();
     Ok(Environment {
         addresses: addresses(daemon)?,
         architectures: architectures(),
         certificate_fingerprint: identity.fingerprint()?,
         certificate: identity.certificate,
-        driver: "lxc".into(),
+        driver: if lxc.is_some() { "lxc".into() } else { String::new() },
         // Without the library there are no containers, but everything else.
-        driver_version: host::lxc::version().unwrap_or_default(),
+        driver_version: lxc.unwrap_or_default(),
         firewall: "nftables".into(),
         kernel: uname.sysname().to_string_lossy().into_owned(),
         kernel_architecture: uname.machine().to_string_lossy().into_owned(),

@@ -167,6 +167,11 @@ fn not_running() -> Error {
     Error::bad_request("Instance is not running")
 }
 
+/// Whether containers can run here; the error says what is missing.
+pub fn operational() -> Result<()> {
+    Ok(host::lxc::version().map(drop)?)
+}
+
 /// The mounts with which a container sees its own memory, processors and uptime in `/proc`, if lxcfs runs here.
 pub fn lxcfs_mounts() -> Vec<Mount> {
     const FILES: &[&str] = &["cpuinfo", "diskstats", "loadavg", "meminfo", "slabinfo", "stat", "swaps", "uptime"];
