@@ -9,6 +9,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt as _, future, stream};
 use openraft::entry::RaftEntry;
@@ -18,7 +19,7 @@ use openraft::{OptionalSend, RaftTypeConfig};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::types::Types;
 
@@ -29,7 +30,10 @@ const READ: usize = 1 << 20;
 /// Requests that share one transaction.
 const GROUPED: usize = 128;
 
-type Job = Box<dyn FnOnce(&Connection) -> rusqlite::Result<()> + Send>;
+/// How long to wait on a full disk before it is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+type Job = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
 
 enum Op {
     Append(Vec<(u64, Vec<u8>)>, IOFlushed<Types>),
@@ -42,6 +46,7 @@ pub struct Log {
     writer: mpsc::Sender<Op>,
     reader: Arc<Mutex<Connection>>,
     cache: Arc<Mutex<Cache>>,
+    stuck: watch::Receiver<Option<String>>,
 }
 
 /// The newest entries without a gap, each with its size on disk.
@@ -93,11 +98,17 @@ impl Log {
         let writing = connect().map_err(other)?;
         let reader = Arc::new(Mutex::new(connect().map_err(other)?));
         let (writer, ops) = mpsc::channel();
-        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_loop(&writing, &ops))?;
-        Ok(Log { writer, reader, cache: Arc::default() })
+        let (tell, stuck) = watch::channel(None);
+        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_loop(&writing, &ops, &tell))?;
+        Ok(Log { writer, reader, cache: Arc::default(), stuck })
     }
 
-    async fn run(&self, job: impl FnOnce(&Connection) -> rusqlite::Result<()> + Send + 'static) -> io::Result<()> {
+    /// Why nothing can be written at the moment, while that is so.
+    pub fn watch_stuck(&self) -> watch::Receiver<Option<String>> {
+        self.stuck.clone()
+    }
+
+    async fn run(&self, job: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
         self.writer.send(Op::Other(Box::new(job), done)).map_err(other)?;
         answer.await.map_err(other)?
@@ -188,7 +199,7 @@ impl Log {
         let value = postcard::to_stdvec(&purged).map_err(other)?;
         self.run(move |c| {
             c.execute(sql, [purged.index().cast_signed()])?;
-            c.execute("INSERT OR REPLACE INTO state VALUES ('purged', ?)", [value]).map(drop)
+            c.execute("INSERT OR REPLACE INTO state VALUES ('purged', ?)", [&value]).map(drop)
         })
         .await
     }
@@ -209,41 +220,61 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     }
 }
 
-fn write_loop(connection: &Connection, ops: &mpsc::Receiver<Op>) {
+fn write_loop(connection: &Connection, ops: &mpsc::Receiver<Op>, stuck: &watch::Sender<Option<String>>) {
     while let Ok(first) = ops.recv() {
         let mut group = vec![first];
         group.extend(std::iter::from_fn(|| ops.try_recv().ok()).take(GROUPED));
-        write_group(connection, group);
+        let written = insist(connection, &group, stuck);
+        for op in group {
+            let result = written.as_ref().map(drop).map_err(other);
+            match op {
+                Op::Append(_, done) => done.io_completed(result),
+                Op::Other(_, done) => drop(done.send(result)),
+            }
+        }
     }
 }
 
-fn write_group(connection: &Connection, group: Vec<Op>) {
-    let (mut appended, mut others) = (Vec::new(), Vec::new());
-    let written = (|| {
-        connection.execute_batch("BEGIN IMMEDIATE")?;
-        let mut insert = connection.prepare_cached("INSERT OR REPLACE INTO log VALUES (?, ?)")?;
-        for op in group {
-            match op {
-                Op::Append(entries, done) => {
-                    appended.push(done);
-                    for (index, entry) in entries {
-                        insert.execute(params![index.cast_signed(), entry])?;
-                    }
+/// Writes, and waits while the disk is full: to Raft a log that fails is the end, but one that is slow is no harm.
+fn insist(connection: &Connection, group: &[Op], stuck: &watch::Sender<Option<String>>) -> rusqlite::Result<()> {
+    loop {
+        match write(connection, group) {
+            Err(e) if is_full(&e) => {
+                let why = format!("No space left for the database of this member, free some: {e}");
+                if stuck.send_replace(Some(why.clone())).is_none() {
+                    tracing::error!("{why}");
                 }
-                Op::Other(job, done) => {
-                    others.push(done);
-                    job(connection)?;
-                }
+                std::thread::sleep(AGAIN);
+            }
+            written => {
+                stuck.send_if_modified(|why| why.take().is_some());
+                return written;
             }
         }
-        connection.execute_batch("COMMIT")
-    })();
-    if written.is_err() {
-        let _ = connection.execute_batch("ROLLBACK");
     }
-    let result = || written.as_ref().map(drop).map_err(other);
-    appended.into_iter().for_each(|done| done.io_completed(result()));
-    others.into_iter().for_each(|done| drop(done.send(result())));
+}
+
+fn write(connection: &Connection, group: &[Op]) -> rusqlite::Result<()> {
+    // It undoes itself if it is dropped before.
+    let transaction = rusqlite::Transaction::new_unchecked(connection, rusqlite::TransactionBehavior::Immediate)?;
+    let mut insert = connection.prepare_cached("INSERT OR REPLACE INTO log VALUES (?, ?)")?;
+    for op in group {
+        match op {
+            Op::Append(entries, _) => {
+                for (index, entry) in entries {
+                    insert.execute(params![index.cast_signed(), entry])?;
+                }
+            }
+            Op::Other(job, _) => job(connection)?,
+        }
+    }
+    transaction.commit()
+}
+
+/// True if there was no room: SQLite says so of a write, but not of making a file longer for its shared memory.
+fn is_full(e: &rusqlite::Error) -> bool {
+    use rusqlite::{ErrorCode, ffi};
+    e.sqlite_error().is_some_and(|e| e.code == ErrorCode::DiskFull || e.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 fn decode(bytes: &[u8]) -> io::Result<EntryOf<Types>> {

@@ -148,6 +148,8 @@ pub struct Db {
     changes: watch::Sender<Status>,
     repairs: Arc<AtomicU64>,
     quiet_until: Option<Instant>,
+    /// Why the log can't be written, while it can't.
+    stuck: watch::Receiver<Option<String>>,
     lock: Arc<File>,
     /// `None` in what works for the database itself: that does not keep it open.
     handle: Option<Handle>,
@@ -184,6 +186,7 @@ impl Db {
         let machine = Machine::open(&options.dir.join("db.bin"), options.schema)?;
         let log = log::Log::open(&options.dir.join("raft.db"))?;
         let voted = log.vote()?.is_some();
+        let stuck = log.watch_stuck();
         let post = Post { id: options.id, machine: machine.clone(), transport };
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
@@ -203,6 +206,7 @@ impl Db {
             changes: watch::Sender::default(),
             repairs: Arc::default(),
             quiet_until,
+            stuck,
             lock,
             handle: None,
         };

@@ -173,7 +173,17 @@ impl Db {
     }
 
     async fn append(&self, command: Command) -> Result<(Applied, u64)> {
-        let written = self.raft.client_write(command).await;
+        let mut stuck = self.stuck.clone();
+        // What comes after it would only wait as well.
+        if let Some(why) = stuck.borrow_and_update().clone() {
+            return Err(Error::unavailable(why));
+        }
+        let written = tokio::select! {
+            written = self.raft.client_write(command) => written,
+            Ok(why) = stuck.wait_for(Option::is_some) => {
+                return Err(Error::unavailable(why.as_deref().unwrap_or_default()));
+            }
+        };
         let written = written.map_err(|e| unavailable(format!("The leader could not write: {e}")))?;
         Ok((written.data, written.log_id.index()))
     }

@@ -108,7 +108,7 @@ impl Db {
             matched: matched.into_iter().map(|(id, m)| (id, m.map_or(0, |id| id.index()))).collect(),
             diverged: halt.as_ref().is_some_and(|h| h.differs),
             repairs: self.repairs.load(Ordering::Relaxed),
-            halted: halt.map(|h| h.why).or(stopped),
+            halted: halt.map(|h| h.why).or_else(|| self.stuck.borrow().clone()).or(stopped),
         }
     }
 
