@@ -200,20 +200,35 @@ fn state_of((status, status_code): &(String, i64)) -> InstanceState {
 }
 
 pub async fn get(cx: Cx, (): ()) -> Result<Instance> {
-    let l = super::find_here(&cx).await?;
-    let status = cx.daemon.instances.status(l.row.id);
+    let (l, status) = seen(&cx).await?;
     cx.show_etag(&super::changeable(&l));
     let more = if matches!(cx.param("recursion"), "" | "0") {
         None
     } else {
         let id = l.row.id;
         let taken = cx.daemon.view(move |tx| db::snapshots::list(tx, id)).await?;
-        let state = state_here(&cx, &l).await?;
+        let state = match status {
+            StatusCode::Error => stopped(status),
+            _ => state_here(&cx, &l).await?,
+        };
         let shown = taken.into_iter().map(|s| snapshots::shown(&l, s)).collect();
         Some(Box::new(More { backups: None, state: Some(state), snapshots: some(shown) }))
     };
     let location = l.row.member.clone();
     Ok(Instance { more, ..shown(l, (status.name().into(), status.code()), location) })
+}
+
+/// The instance of the request and its status: an error if the member that holds it is away.
+async fn seen(cx: &Cx) -> Result<(Loaded, StatusCode)> {
+    let l = super::find(cx).await?;
+    if l.row.member_id == cx.daemon.member_id() {
+        let status = cx.daemon.instances.status(l.row.id);
+        return Ok((l, status));
+    }
+    match cx.daemon.instance_address(&l.row.project, &l.row.name).await {
+        Err(e) if e.retryable() => Ok((l, StatusCode::Error)),
+        _ => Err(super::has_moved(&l)),
+    }
 }
 
 async fn state_here(cx: &Cx, l: &Loaded) -> Result<InstanceState> {

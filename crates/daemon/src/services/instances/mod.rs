@@ -67,10 +67,11 @@ pub async fn find(cx: &Cx) -> Result<Loaded> {
 /// The instance of the request, which must be on this member: it may have moved since the request was sent on.
 pub async fn find_here(cx: &Cx) -> Result<Loaded> {
     let l = find(cx).await?;
-    if l.row.member_id == cx.daemon.member_id() {
-        return Ok(l);
-    }
-    Err(Error::unavailable(format!("The instance is on the member \"{}\" now: try again", l.row.member)))
+    if l.row.member_id == cx.daemon.member_id() { Ok(l) } else { Err(has_moved(&l)) }
+}
+
+fn has_moved(l: &Loaded) -> Error {
+    Error::unavailable(format!("The instance is on the member \"{}\" now: try again", l.row.member))
 }
 
 /// Tells what was done with an instance, and more about it.
