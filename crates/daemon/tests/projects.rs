@@ -30,7 +30,7 @@ fn keys(cluster: &Cluster) -> Result<()> {
         ("limits.instances=-1", "must not be negative"),
         ("limits.memory=lots", "limits.memory"),
         ("restricted.devices.nic=perhaps", "not one of allow, block, managed"),
-        ("restricted.cluster.groups=nope", "Cluster group not found"),
+        ("restricted.cluster.groups=nope", "Cluster_group not found"),
     ] {
         refused(cluster, &["project", "create", "bad", "-c", config], why)?;
         refused(cluster, &["project", "set", "default", config], why)?;

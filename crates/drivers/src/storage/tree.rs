@@ -181,7 +181,7 @@ pub fn receive(root: &Path, from: &mut dyn Read, progress: Progress<'_>) -> Resu
     let torn = |e: io::Error| match e.kind() {
         io::ErrorKind::UnexpectedEof => Error::bad_request("The stream ends in the middle"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            Error::new(api::Kind::Internal, format!("Writing {}: no space is left", root.display()))
+            Error::new(api::Kind::Internal, format!("Writing {}: No space left on the disk", root.display()))
         }
         _ => Error::internal(format!("Writing {}: {e}", root.display())),
     };
