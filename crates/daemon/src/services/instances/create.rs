@@ -328,8 +328,9 @@ async fn make(
         Origin::Nothing => fill(driver.clone(), l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
         Origin::Image(image) => {
             let files = image.files(cx, operation).await?;
-            from_image(driver.clone(), l, files, operation).await?;
+            // First what can be refused, as where there is no majority: then no volume is left.
             images::used(daemon, &image.fingerprint).await?;
+            from_image(driver.clone(), l, files, operation).await?;
         }
         Origin::Copy(original) => {
             snapshots = original.copy_volume(daemon, l, &pool, source, operation).await?;
