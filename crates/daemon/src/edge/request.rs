@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use api::endpoint::decode;
 use api::{Error, Kind, Result};
 use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::HeaderMap;
 use hyper::body::Incoming;
@@ -19,6 +21,8 @@ use crate::state::Daemon;
 
 /// The largest JSON body that is accepted, in bytes.
 const MAX_JSON: usize = 4 << 20;
+/// For how long the rest of a body that is refused is read.
+const DISCARDING: Duration = Duration::from_secs(10);
 
 /// The context of a request.
 #[derive(Clone)]
@@ -112,6 +116,12 @@ pub async fn json<B: DeserializeOwned>(body: Incoming) -> Result<B> {
         .map_err(|e| Error::bad_request(format!("The body can't be read (at most {MAX_JSON} bytes): {e}")))?
         .to_bytes();
     parse(&bytes)
+}
+
+/// Reads what is left of a body that is refused and throws it away, within limits: most clients look for an answer
+/// only when they have sent everything, and would be told that the connection broke.
+pub async fn discard(rest: impl Stream + Unpin) {
+    let _ = tokio::time::timeout(DISCARDING, rest.for_each(async |_| ())).await;
 }
 
 fn parse<B: DeserializeOwned>(bytes: &Bytes) -> Result<B> {

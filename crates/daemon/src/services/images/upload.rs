@@ -9,8 +9,9 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use super::add::{Wishes, add};
+use super::incoming::Received;
 use super::{aliases, direct, incoming, publish, remote};
-use crate::edge::request::json;
+use crate::edge::request::{discard, json};
 use crate::edge::{Body, Cx, reply};
 use crate::operations::Resources;
 
@@ -19,14 +20,29 @@ pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>
     if kind.starts_with("application/json") {
         return from_elsewhere(cx, json(request.into_body()).await?).await;
     }
-    let wishes = sent(&cx)?;
-    let data = Box::pin(data(request.into_body()));
-    let received = incoming::receive(&cx.daemon, &kind, data, |_| ()).await?;
-    wishes.must_be(&received)?;
+    let mut data = Box::pin(data(request.into_body()));
+    let (wishes, received) = match receive(&cx, &kind, &mut data).await {
+        Ok(received) => received,
+        Err(e) => {
+            discard(data).await;
+            return Err(e);
+        }
+    };
     let operation = cx.daemon.operation("Downloading image", cx.project(), Resources::new());
     let daemon = cx.daemon.clone();
     let operation = daemon.run(operation, |operation| async move { add(&cx, received, wishes, &operation).await });
     reply::operation(&operation.view())
+}
+
+async fn receive(
+    cx: &Cx,
+    kind: &str,
+    data: &mut (impl Stream<Item = Result<Bytes>> + Unpin),
+) -> Result<(Wishes, Received)> {
+    let wishes = sent(cx)?;
+    let received = incoming::receive(&cx.daemon, kind, data, |_| ()).await?;
+    wishes.must_be(&received)?;
+    Ok((wishes, received))
 }
 
 /// Images come from instances, web servers and other servers like this one, too.

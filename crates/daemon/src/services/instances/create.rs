@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use api::instance::{InstanceRebuildPost, InstanceSource, InstancesPost};
 use api::key::{Config, Read as _};
@@ -15,7 +16,7 @@ use db::instances::NewInstance;
 use db::value::{Architecture, InstanceType};
 use db::volumes::{ContentType, NewVolume, VolumeType};
 use drivers::image::{Files, Unpack};
-use drivers::storage::Driver;
+use drivers::storage::{Driver, Volume};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use incus_core::placement::Target;
@@ -34,6 +35,9 @@ use crate::services::images::remote::{Offer, Wanted};
 use crate::services::{images, pools, project_rules};
 use crate::state::Daemon;
 use crate::{blocking, events};
+
+/// Pause between looks whether an instance was made.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// `POST /1.0/instances`.
 pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
@@ -336,14 +340,39 @@ async fn make(
             snapshots = original.copy_volume(daemon, l, &pool, source, operation).await?;
         }
     }
+    let (uuid, volume) = (draft.config.get("volatile.uuid").cloned(), l.volume());
     let recorded = record(daemon, draft, pool, snapshots).await;
-    if recorded.is_err() {
-        let (driver, volume) = (driver.clone(), l.volume());
-        if let Err(e) = blocking::run(move || driver.delete_volume(&volume)).await {
-            tracing::warn!("removing the volume of an instance that was not made: {e}");
+    match &recorded {
+        Err(e) if e.retryable() => {
+            let (daemon, project, name) = (daemon.clone(), l.row.project.clone(), l.row.name.clone());
+            tokio::spawn(async move {
+                if !was_made(&daemon, &project, &name, uuid).await {
+                    discard(driver, volume).await;
+                }
+            });
         }
+        Err(_) => discard(driver, volume).await,
+        Ok(_) => {}
     }
     recorded
+}
+
+/// True if an instance was made although that could not be confirmed: known when there is a majority again.
+async fn was_made(daemon: &Arc<Daemon>, project: &str, name: &str, uuid: Option<String>) -> bool {
+    loop {
+        let (project, name) = (project.to_owned(), name.to_owned());
+        match daemon.db().read(move |tx| db::instances::find(tx, &project, &name)).await {
+            Ok(found) => return found.is_some_and(|row| row.config.get("volatile.uuid") == uuid.as_ref()),
+            Err(e) => tracing::debug!("looking whether an instance was made: {e}"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn discard(driver: Arc<dyn Driver>, volume: Volume) {
+    if let Err(e) = blocking::run(move || driver.delete_volume(&volume)).await {
+        tracing::warn!("removing the volume of an instance that was not made: {e}");
+    }
 }
 
 async fn fill(

@@ -4,7 +4,7 @@ use api::{Error, Kind as ErrorKind, Result};
 use bytes::Bytes;
 use drivers::files::{Attributes, Client, Flags, Handle, Kind};
 use futures::stream::try_unfold;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{find_here, sftp, tell};
 use crate::edge::reply::{self, full};
+use crate::edge::request::discard;
 use crate::edge::{Body, Cx, Router};
 use crate::instances::Loaded;
 
@@ -171,7 +172,13 @@ async fn post(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
     let wanted = Wanted::read(&cx.headers)?;
     let (l, mut client, path) = open(&cx).await?;
     match wanted.kind.as_str() {
-        "file" => put_file(&mut client, path.as_bytes(), &wanted, request.into_body()).await?,
+        "file" => {
+            let mut body = request.into_body();
+            if let Err(e) = put_file(&mut client, path.as_bytes(), &wanted, &mut body).await {
+                discard(BodyStream::new(body)).await;
+                return Err(e);
+            }
+        }
         "directory" => put_directory(&mut client, path.as_bytes(), &wanted).await?,
         "symlink" => put_link(&mut client, path.as_bytes(), &wanted, request.into_body()).await?,
         other => return Err(Error::bad_request(format!("Bad file type: {other}"))),
@@ -180,7 +187,7 @@ async fn post(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
     Ok(reply::sync(Value::Null))
 }
 
-async fn put_file(client: &mut Client, path: &[u8], wanted: &Wanted, mut body: Incoming) -> Result<()> {
+async fn put_file(client: &mut Client, path: &[u8], wanted: &Wanted, body: &mut Incoming) -> Result<()> {
     let before = match client.look_behind(path).await {
         Ok(there) => Some(there),
         Err(e) if e.kind == ErrorKind::NotFound => None,
