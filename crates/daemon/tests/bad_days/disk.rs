@@ -28,9 +28,13 @@ fn a_full_disk() -> Result<()> {
     let ballast = format!("{at}/ballast");
     let fill = || machine.run("dd", &["if=/dev/zero", &format!("of={ballast}"), "bs=64k"], "").map(drop);
     fill()?;
-    refused(&cluster, 1, &["launch", "busybox", "second", "-s", "small"], "No space left", 20)?;
-    refused(&cluster, 1, &["copy", "first", "second"], "No space left", 20)?;
-    refused(&cluster, 1, &["snapshot", "create", "first", "s"], "No space left", 20)?;
+    refused(&cluster, 1, &["launch", "busybox", "second", "-s", "small"], "No space left")?;
+    refused(&cluster, 1, &["copy", "first", "second"], "No space left")?;
+    refused(&cluster, 1, &["snapshot", "create", "first", "s"], "No space left")?;
+    let large = machine.dir.join("large");
+    std::fs::write(&large, vec![1; 1 << 20])?;
+    let large = large.to_string_lossy();
+    refused(&cluster, 1, &["file", "push", &large, "first/root/large"], "No space left")?;
     assert_eq!(cluster.incus(1, &["list", "-f", "csv", "-c", "ns"])?.trim(), "first,RUNNING");
     assert_eq!(volumes()?.trim(), "first");
     // Stopping needs no space, and neither does deleting.
@@ -49,7 +53,7 @@ fn a_full_disk() -> Result<()> {
     machine.must(&incusd, &["forkimage", "busybox", &file])?;
     cluster.incus(1, &["image", "delete", "busybox"])?;
     machine.must("mount", &["-t", "tmpfs", "-o", "size=64k", "tmpfs", &images])?;
-    refused(&cluster, 1, &["image", "import", &file, "--alias", "other"], "doesn't fit", 20)?;
+    refused(&cluster, 1, &["image", "import", &file, "--alias", "other"], "doesn't fit")?;
     assert_eq!(machine.must("ls", &["-A", &images])?.trim(), "");
     assert_eq!(cluster.incus(1, &["image", "list", "-f", "csv"])?.trim(), "");
     machine.must("umount", &[&images])?;

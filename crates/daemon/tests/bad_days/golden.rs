@@ -28,6 +28,7 @@ const SAID: &[(&[&str], &str)] = &[
     (&["cluster", "group", "delete", "default"], "The 'default' cluster group cannot be deleted"),
     (&["info", "nope"], "Instance not found"),
     (&["cluster", "show", "server9"], "Cluster member not found"),
+    (&["cluster", "list", "-c", "nX"], "Unknown column shorthand char 'X' in 'nX'"),
     (&["cluster", "remove", "server1", "--yes"], "Node still has the following instances: c1"),
     (&["cluster", "role", "add", "server2", "bogus"], "Update roles: Invalid cluster role \"bogus\""),
 ];
@@ -66,6 +67,10 @@ fn words(cluster: &Cluster) -> Result<()> {
             let last = said.trim().lines().last().unwrap_or_default();
             assert_eq!(last, format!("Error: {want}"), "{args:?} on server{from}");
         }
+    }
+    for what in [&["cluster", "edit", "server2"][..], &["profile", "edit", "default"], &["config", "edit", "c1"]] {
+        let done = cluster.incus_in(1, what, "config: {a: [")?;
+        assert!(done.code != 0 && done.err.contains("line 1"), "{what:?}: {}", done.err);
     }
     Ok(())
 }

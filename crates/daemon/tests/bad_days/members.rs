@@ -1,6 +1,6 @@
 //! Members that are away, one first, then so many that there is no majority.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::run::until;
 use lab::{Cluster, Result};
@@ -38,9 +38,15 @@ fn one_is_away(cluster: &Cluster) -> Result<()> {
         .until("it counts as offline", || Ok((cluster.member(1, 3, 's')?.to_uppercase() == "OFFLINE").then_some(())))?;
     let offline = "Cluster member \"server3\" is offline";
     for from in [1, 2] {
-        refused(cluster, from, &["launch", "busybox", "x", "--target", "server3"], offline, 3)?;
-        for args in [&["stop", "c3"][..], &["exec", "c3", "true"], &["config", "set", "c3", "user.a=b"]] {
-            refused(cluster, from, args, offline, 3)?;
+        for args in [
+            &["launch", "busybox", "x", "--target", "server3"][..],
+            &["copy", "c2", "x", "--target", "server3"],
+            &["move", "c2", "--target", "server3"],
+            &["stop", "c3"],
+            &["exec", "c3", "true"],
+            &["config", "set", "c3", "user.a=b"],
+        ] {
+            refused(cluster, from, args, offline)?;
         }
         assert!(at_once(cluster, from, &["list", "-f", "csv", "-c", "ns"])?.contains("c3,ERROR"));
         assert!(at_once(cluster, from, &["config", "show", "c3"])?.contains("volatile.uuid"));
@@ -66,20 +72,18 @@ fn no_majority(cluster: &mut Cluster) -> Result<()> {
     let why = "majority of the voters";
     // The first who asks may wait until it is clear that the others are gone.
     cluster.refused(1, &["config", "set", "user.a=b"])?;
-    refused(cluster, 1, &["config", "set", "user.a=b"], why, 5)?;
-    refused(cluster, 1, &["profile", "create", "x"], why, 5)?;
-    refused(cluster, 1, &["launch", "busybox", "x"], why, 8)?;
-    let volumes = cluster.lab.machines[0].incus_dir().join("storage-pools/local/containers");
-    cluster.until("no volume of what was not made", || Ok((names(&volumes) == ["c1"]).then_some(())))?;
+    refused(cluster, 1, &["config", "set", "user.a=b"], why)?;
+    refused(cluster, 1, &["profile", "create", "x"], why)?;
+    refused(cluster, 1, &["launch", "busybox", "x"], why)?;
     // A program can be run, and what runs can be stopped, but not be started.
     assert_eq!(at_once(cluster, 1, &["exec", "c1", "--", "echo", "here"])?.trim(), "here");
-    let started = Instant::now();
-    cluster.incus(1, &["stop", "-f", "c1"])?;
-    assert!(started.elapsed() < Duration::from_secs(8), "it took {:?}", started.elapsed());
+    at_once(cluster, 1, &["stop", "-f", "c1"])?;
     assert!(at_once(cluster, 1, &["list", "-f", "csv", "-c", "ns"])?.contains("c1,STOPPED"));
-    refused(cluster, 1, &["start", "c1"], why, 8)?;
+    refused(cluster, 1, &["start", "c1"], why)?;
     // With a majority again all works, and it is written down that the instance was stopped.
     cluster.start(2)?;
+    let volumes = cluster.lab.machines[0].incus_dir().join("storage-pools/local/containers");
+    cluster.until("no volume of what was not made", || Ok((names(&volumes) == ["c1"]).then_some(())))?;
     let power = || Ok(cluster.incus(1, &["config", "get", "c1", "volatile.last_state.power"])?.trim() == "STOPPED");
     until(Duration::from_secs(30), || power().map(|stopped| stopped.then_some(())))?;
     cluster.incus(1, &["start", "c1"])?;
