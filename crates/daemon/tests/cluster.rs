@@ -131,9 +131,19 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
     let secret = text.split("\"secret\":\"").nth(1).unwrap()[..64].to_owned();
     let other = secret.chars().rev().collect::<String>();
     wrong = encode(text.replace(&secret, &other).as_bytes());
-    for (token, why) in
-        [(revoked.as_str(), "not authorized"), (wrong.as_str(), "not authorized"), ("nonsense", "Invalid")]
-    {
+    // It leads to a server that shows another certificate.
+    let fingerprint = text.split("\"fingerprint\":\"").nth(1).unwrap()[..64].to_owned();
+    let elsewhere = encode(text.replace(&fingerprint, &fingerprint.chars().rev().collect::<String>()).as_bytes());
+    let expired = cluster.token("server3")?;
+    let past = "UPDATE tokens SET expires = '2001-01-01T00:00:00.000000000Z' WHERE name = 'server3'";
+    cluster.incus(1, &["admin", "sql", "global", past])?;
+    for (token, why) in [
+        (revoked.as_str(), "not authorized"),
+        (&wrong, "not authorized"),
+        (&elsewhere, "certificate"),
+        (&expired, "not authorized"),
+        ("nonsense", "Invalid"),
+    ] {
         let said = cluster.join_with(2, token)?.refused()?;
         assert!(said.contains(why), "{said}");
         assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1");
