@@ -140,7 +140,7 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
     for (token, why) in [
         (revoked.as_str(), "not authorized"),
         (&wrong, "not authorized"),
-        (&elsewhere, "certificate"),
+        (&elsewhere, "Certificate fingerprint mismatch between join token and cluster member"),
         (&expired, "not authorized"),
         ("nonsense", "Invalid"),
     ] {

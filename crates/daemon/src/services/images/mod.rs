@@ -49,7 +49,6 @@ pub fn routes(r: &mut Router) {
 }
 
 /// The image that is meant by an alias, a fingerprint or the beginning of one, in a project.
-#[allow(dead_code, reason = "for those who make instances")]
 pub async fn resolve(daemon: &Arc<Daemon>, project: &str, name: &str) -> Result<db::images::Image> {
     let (project, name) = (project.to_owned(), name.to_owned());
     daemon
@@ -65,7 +64,6 @@ pub async fn resolve(daemon: &Arc<Daemon>, project: &str, name: &str) -> Result<
 }
 
 /// Records that an instance was made from an image, in whichever project it lies.
-#[allow(dead_code, reason = "for those who make instances")]
 pub async fn used(daemon: &Arc<Daemon>, fingerprint: &str) -> Result<()> {
     let (fingerprint, now) = (fingerprint.to_owned(), Timestamp::now());
     let used = move |tx: &Tx<'_>| {
