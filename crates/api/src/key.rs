@@ -149,6 +149,21 @@ pub fn check(family: Family, name: &str, value: &str) -> Result<()> {
     find(family, name).ok_or_else(|| refused("unknown key".into()))?.check(value).map_err(refused)
 }
 
+/// Checks keys and values in the words of their family: `unknown` for a key that is none of it, `bad` for a value, with
+/// the reason.
+pub fn check_all<'a>(
+    family: Family,
+    config: impl IntoIterator<Item = (&'a String, &'a String)>,
+    unknown: impl Fn(&str) -> String,
+    bad: impl Fn(&str, String) -> String,
+) -> Result<()> {
+    for (key, value) in config {
+        let declared = find(family, key).ok_or_else(|| Error::bad_request(unknown(key)))?;
+        declared.check(value).map_err(|why| Error::bad_request(bad(key, why)))?;
+    }
+    Ok(())
+}
+
 /// Typed reading of a [`Config`].
 pub trait Read {
     /// The value of the key, or its default; a stored value that does not parse counts as unset.

@@ -1,20 +1,8 @@
 //! Keys of an instance: those that mean something for containers.
 
-use crate::expiry::Expiry;
-use crate::key::{Blob, Config};
-use crate::{Error, Result};
-
-fn one_of(value: &str, all: &[&str]) -> Result<(), String> {
-    if all.contains(&value) {
-        Ok(())
-    } else {
-        Err(format!("Invalid value \"{value}\" (not one of {})", all.join(", ")))
-    }
-}
-
-fn expiry(value: &str) -> Result<(), String> {
-    Expiry::parse(value).map(drop).map_err(|e| e.message)
-}
+use super::{expiry, one_of};
+use crate::Result;
+use crate::key::{Blob, Config, check_all};
 
 fn positive(n: i64) -> Result<(), String> {
     if n >= 0 { Ok(()) } else { Err(format!("Invalid value for an unsigned integer \"{n}\"")) }
@@ -84,12 +72,12 @@ crate::keys! { INSTANCE {
 
 /// Checks the configuration of an instance or a profile in the words that clients know.
 pub fn check(config: &Config) -> Result<()> {
-    for (key, value) in config {
-        let declared = crate::key::find(INSTANCE, key)
-            .ok_or_else(|| Error::bad_request(format!("Invalid config: Unknown configuration key: {key}")))?;
-        declared.check(value).map_err(|why| Error::bad_request(format!("Invalid config: {key}: {why}")))?;
-    }
-    Ok(())
+    check_all(
+        INSTANCE,
+        config,
+        |key| format!("Invalid config: Unknown configuration key: {key}"),
+        |key, why| format!("Invalid config: {key}: {why}"),
+    )
 }
 
 #[cfg(test)]

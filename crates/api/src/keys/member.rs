@@ -10,12 +10,6 @@ crate::keys! { MEMBER {
 
 /// Checks the configuration of a member in the words that clients know.
 pub fn check(config: &crate::key::Config) -> crate::Result<()> {
-    for (key, value) in config {
-        let declared = crate::key::find(MEMBER, key)
-            .ok_or_else(|| crate::Error::bad_request(format!("Invalid cluster configuration key \"{key}\"")))?;
-        declared
-            .check(value)
-            .map_err(|_| crate::Error::bad_request(format!("Invalid cluster configuration key \"{key}\" value")))?;
-    }
-    Ok(())
+    let unknown = |key: &str| format!("Invalid cluster configuration key \"{key}\"");
+    crate::key::check_all(MEMBER, config, unknown, |key, _| format!("{} value", unknown(key)))
 }

@@ -18,3 +18,22 @@ pub fn families() -> Vec<(&'static str, Family)> {
         ("storage_volume_dir", volume::VOLUME),
     ]
 }
+
+/// Refuses a value that is none of these.
+fn one_of(value: &str, all: &[&str]) -> Result<(), String> {
+    if all.contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("Invalid value \"{value}\" (not one of {})", all.join(", ")))
+    }
+}
+
+/// Refuses what is no time span.
+fn expiry(value: &str) -> Result<(), String> {
+    crate::expiry::Expiry::parse(value).map(drop).map_err(|e| e.message)
+}
+
+/// Refuses what is no way to compress, with or without options behind it.
+fn compression(value: &str) -> Result<(), String> {
+    one_of(value.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"])
+}

@@ -1,15 +1,8 @@
 //! Keys of a project: what it has of its own, how much it may use, and what it may not do.
 
-use crate::key::{Config, find};
-use crate::{Error, Result};
-
-fn one_of(value: &str, all: &[&str]) -> Result<(), String> {
-    if all.contains(&value) {
-        Ok(())
-    } else {
-        Err(format!("Invalid value \"{value}\" (not one of {})", all.join(", ")))
-    }
-}
+use super::{compression, one_of};
+use crate::Result;
+use crate::key::{Config, check_all};
 
 fn count(n: i64) -> Result<(), String> {
     if n >= 0 { Ok(()) } else { Err(format!("Invalid value for an integer \"{n}\": it must not be negative")) }
@@ -37,8 +30,7 @@ crate::keys! { PROJECT {
     /// Whether it has custom volumes of its own.
     VOLUMES: bool = "features.storage.volumes", "false", Global;
     /// How images that are made in it are compressed; if it is not set, as the server says.
-    COMPRESSION: String = "images.compression_algorithm", "", Global,
-        |v| one_of(v.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"]);
+    COMPRESSION: String = "images.compression_algorithm", "", Global, |v| compression(v);
     /// How many containers it may have.
     LIMIT_CONTAINERS: i64 = "limits.containers", "", Global, |n| count(*n);
     /// How many processors `limits.cpu` of all its instances together may be.
@@ -94,14 +86,8 @@ crate::keys! { PROJECT {
 
 /// Checks the configuration of a project in the words that clients know.
 pub fn check(config: &Config) -> Result<()> {
-    for (key, value) in config {
-        let refused =
-            |why: String| Error::bad_request(format!("Invalid project configuration key \"{key}\" value: {why}"));
-        let declared = find(PROJECT, key)
-            .ok_or_else(|| Error::bad_request(format!("Invalid project configuration key \"{key}\"")))?;
-        declared.check(value).map_err(refused)?;
-    }
-    Ok(())
+    let unknown = |key: &str| format!("Invalid project configuration key \"{key}\"");
+    check_all(PROJECT, config, unknown, |key, why| format!("{} value: {why}", unknown(key)))
 }
 
 #[cfg(test)]

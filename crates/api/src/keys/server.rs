@@ -1,15 +1,6 @@
 //! Keys of the server: those that mean something for what exists.
 
-use crate::expiry::Expiry;
-
-fn one_of(value: &str, all: &[&str]) -> Result<(), String> {
-    if all.contains(&value) {
-        Ok(())
-    } else {
-        Err(format!("Invalid value \"{value}\" (not one of {})", all.join(", ")))
-    }
-}
-
+use super::{compression, expiry, one_of};
 fn address(value: &str) -> Result<(), String> {
     let host_and_port = |v: &str| v.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let bare = value.parse::<std::net::IpAddr>().is_ok() || !value.contains(':');
@@ -18,10 +9,6 @@ fn address(value: &str) -> Result<(), String> {
 
 fn between(n: i64, low: i64, high: i64) -> Result<(), String> {
     if (low..=high).contains(&n) { Ok(()) } else { Err(format!("Value must be between {low} and {high}")) }
-}
-
-fn expiry(value: &str) -> Result<(), String> {
-    Expiry::parse(value).map(drop).map_err(|e| e.message)
 }
 
 crate::keys! { SERVER {
@@ -76,15 +63,13 @@ crate::keys! { SERVER {
     /// Hours between two looks for newer images; 0 never looks.
     IMAGES_AUTO_UPDATE_INTERVAL: i64 = "images.auto_update_interval", "6", Global, |n| between(*n, 0, i64::MAX);
     /// How images are compressed: `bzip2`, `gzip`, `lz4`, `lzma`, `xz`, `zstd` or `none`.
-    IMAGES_COMPRESSION: String = "images.compression_algorithm", "gzip", Global,
-        |v| one_of(v.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"]);
+    IMAGES_COMPRESSION: String = "images.compression_algorithm", "gzip", Global, |v| compression(v);
     /// The architecture that is preferred where an image has several.
     IMAGES_ARCHITECTURE: String = "images.default_architecture", "", Global;
     /// Days after which an image that came along is forgotten.
     IMAGES_CACHE_EXPIRY: i64 = "images.remote_cache_expiry", "10", Global, |n| between(*n, 0, i64::MAX);
     /// How backups are compressed.
-    BACKUPS_COMPRESSION: String = "backups.compression_algorithm", "gzip", Global,
-        |v| one_of(v.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"]);
+    BACKUPS_COMPRESSION: String = "backups.compression_algorithm", "gzip", Global, |v| compression(v);
     /// How the host's side of a network device is named: `random` or `mac`.
     NIC_HOST_NAME: String = "instances.nic.host_name", "random", Global, |v| one_of(v, &["random", "mac"]);
     /// The pattern of generated MAC addresses; `x` is any digit.

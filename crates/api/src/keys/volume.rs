@@ -1,15 +1,11 @@
 //! Keys of a storage volume. `snapshots.schedule` is not among them: nothing here takes snapshots by itself.
 
-use crate::expiry::Expiry;
-use crate::key::{Config, find};
+use super::expiry;
+use crate::key::{Config, check_all};
 use crate::{Error, Result};
 
 fn id(n: i64) -> Result<(), String> {
     if (0..=i64::from(u32::MAX)).contains(&n) { Ok(()) } else { Err(format!("Invalid id \"{n}\"")) }
-}
-
-fn expiry(value: &str) -> Result<(), String> {
-    Expiry::parse(value).map(drop).map_err(|e| e.message)
 }
 
 /// The mode that the digits of a number stand for.
@@ -56,11 +52,13 @@ crate::keys! { VOLUME {
 
 /// Checks the configuration of a volume in the words that clients know.
 pub fn check(volume: &str, config: &Config) -> Result<()> {
-    for (key, value) in config.iter().filter(|(key, _)| !key.starts_with("volatile.")) {
-        let about = format!("for volume \"{volume}\" option \"{key}\"");
-        let declared = find(VOLUME, key).ok_or_else(|| Error::bad_request(format!("Invalid option {about}")))?;
-        declared.check(value).map_err(|why| Error::bad_request(format!("Invalid value {about}: {why}")))?;
-    }
+    let about = |key: &str| format!("for volume \"{volume}\" option \"{key}\"");
+    check_all(
+        VOLUME,
+        config.iter().filter(|(key, _)| !key.starts_with("volatile.")),
+        |key| format!("Invalid option {}", about(key)),
+        |key, why| format!("Invalid value {}: {why}", about(key)),
+    )?;
     let on = |key: &str| config.get(key).is_some_and(|v| crate::key::Value::parse(v).unwrap_or(false));
     if on("security.shifted") && on("security.unmapped") {
         return Err(Error::bad_request("security.shifted and security.unmapped are mutually exclusive"));
