@@ -57,6 +57,8 @@ pub enum At {
     Target,
     /// On the member that holds the instance `{name}` in the request's project.
     Instance,
+    /// The same; if that member is away, on the one that was asked, which shows what is written down.
+    InstanceRecord,
     /// On the member that holds the volume `{type}/{volume}` of the pool `{pool}`; `?target=` wins.
     Volume,
     /// On the member that runs the operation `{id}`.

@@ -379,7 +379,7 @@ crate::endpoints! {
     /// Change the state of all instances of a project.
     STATE_ALL = PUT "/1.0/instances" (InstancesPut) -> Background, Project, At::Any, "instance_bulk_state_change";
     /// One instance; with `?recursion=1`, with its state and snapshots.
-    GET = GET "/1.0/instances/{name}" -> Sync<Instance>, Project, At::Instance, "instances";
+    GET = GET "/1.0/instances/{name}" -> Sync<Instance>, Project, At::InstanceRecord, "instances";
     /// Replace the configuration of an instance, or put it back to a snapshot.
     PUT = PUT "/1.0/instances/{name}" (InstancePut) -> Background, Project, At::Instance, "instances";
     /// Change some of the configuration of an instance.

@@ -398,7 +398,7 @@ pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> R
     if let Some(operation) = used {
         daemon.operations.end_token(&operation);
     }
-    let cluster = crate::services::cluster_certificate::newest(daemon).await?;
+    let cluster = crate::services::cluster_certificate::newest(daemon)?;
     let snapshot = daemon.snapshot();
     Ok(Accepted {
         name,

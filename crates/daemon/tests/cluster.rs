@@ -8,41 +8,12 @@ use std::time::{Duration, Instant};
 use lab::cluster::{PATIENCE, Programs};
 use lab::{Cluster, Lab, Result};
 
-fn skip() -> bool {
-    let skip = lab::run::root().is_err();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and needs root");
-    }
-    skip
-}
-
-/// Our client, and Debian's where it is installed.
-fn clients() -> Vec<(&'static str, Programs)> {
-    let ours = Programs::built().unwrap();
-    let mut all = vec![("ours", ours.clone())];
-    match ours.with_stock_client() {
-        Some(stock) => all.push(("stock", stock)),
-        None => eprintln!("SKIPPED: Debian's client isn't installed, only ours is tried"),
-    }
-    all
-}
-
-/// All members vote, as the first of them sees it.
-fn three_voters(cluster: &Cluster) -> Result<()> {
-    cluster.until("three voters", || {
-        let list = cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "r"])?;
-        let votes = |l: &&str| l.trim_matches('"').split([',', '\n']).any(|r| r == "database");
-        Ok((list.replace("database-leader\ndatabase", "database-leader,database").lines().filter(votes).count() == 3)
-            .then_some(()))
-    })
-}
-
 #[test]
 fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
-    for (client, programs) in clients() {
+    for (client, programs) in Programs::clients()? {
         println!("with {client} client");
         let lab = Lab::temporary("form", 3)?;
         let mut cluster = Cluster::daemons(lab, programs)?;
@@ -52,7 +23,7 @@ fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
             cluster.join(number)?;
             println!("member {number} joined in {} ms", started.elapsed().as_millis());
         }
-        three_voters(&cluster)?;
+        cluster.vote(1, &[1, 2, 3])?;
         for number in 1..=3 {
             assert_eq!(cluster.member(number, 3, 's')?, "ONLINE");
             assert_eq!(cluster.member(number, 3, 'u')?, "https://10.77.0.3:8443");
@@ -105,7 +76,7 @@ fn a_cluster_forms_and_survives_its_leader() -> Result<()> {
 
 #[test]
 fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let mut cluster = Cluster::daemons(Lab::temporary("join", 2)?, Programs::built()?)?;
@@ -180,11 +151,11 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
 
 #[test]
 fn a_stopped_leader_hands_over_and_reads_need_no_majority() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("handover", 3)?;
-    three_voters(&cluster)?;
+    cluster.vote(1, &[1, 2, 3])?;
     let leader = cluster.leader(1)?;
     let other = leader % 3 + 1;
     cluster.machine(leader).end_daemon("TERM", Duration::from_secs(10))?;

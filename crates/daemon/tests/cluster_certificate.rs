@@ -6,14 +6,6 @@ use std::process::Stdio;
 use client::tls::Identity;
 use lab::{Cluster, Result};
 
-fn skip() -> bool {
-    let skip = lab::run::root().is_err();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and needs root");
-    }
-    skip
-}
-
 /// A certificate that is valid in these years.
 fn valid_in(from: i32, to: i32) -> Identity {
     let key = rcgen::KeyPair::generate().unwrap();
@@ -47,14 +39,11 @@ fn writes(cluster: &Cluster, number: usize, name: &str) -> Result<()> {
 
 #[test]
 fn the_certificate_is_replaced_on_all_members_be_they_there_or_not() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("certificate", 3)?;
-    cluster.until("three voters", || {
-        let roles = (1..=3).map(|n| cluster.member(1, n, 'r')).collect::<Result<Vec<_>>>()?;
-        Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
-    })?;
+    cluster.vote(1, &[1, 2, 3])?;
     let token = cluster.incus(1, &["config", "trust", "add", "laptop"])?;
     let token = token.lines().last().unwrap_or_default().trim().to_owned();
     cluster.incus(2, &["remote", "add", "c", &token])?;

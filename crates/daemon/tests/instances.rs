@@ -2,31 +2,12 @@
 //! killed or a machine that goes down does to them. Each with our client and with Debian's.
 #![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lab::cluster::Programs;
 use lab::{Cluster, Lab, Result};
 use serde_json::Value;
-
-fn skip() -> bool {
-    let skip = lab::run::root().is_err() || !Path::new("/bin/busybox").exists();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and containers, it needs root and busybox-static");
-    }
-    skip
-}
-
-/// Our client, and Debian's where it is installed.
-fn clients() -> Vec<(&'static str, Programs)> {
-    let ours = Programs::built().unwrap();
-    let mut all = vec![("ours", ours.clone())];
-    match ours.with_stock_client() {
-        Some(stock) => all.push(("stock", stock)),
-        None => eprintln!("SKIPPED: Debian's client isn't installed, only ours is tried"),
-    }
-    all
-}
 
 fn column(cluster: &Cluster, from: usize, name: &str, column: &str) -> Result<String> {
     Ok(cluster.incus(from, &["list", &format!("^{name}$"), "-f", "csv", "-c", column])?.trim().to_owned())
@@ -42,10 +23,10 @@ fn rootfs(cluster: &Cluster, number: usize, name: &str) -> PathBuf {
 
 #[test]
 fn an_instance_lives_on_any_member_and_is_ruled_from_any_other() -> Result<()> {
-    if skip() {
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
-    for (client, programs) in clients() {
+    for (client, programs) in Programs::clients()? {
         println!("with the client that is {client}");
         let cluster = Cluster::form(Lab::temporary(&format!("inst-{client}"), 2)?, programs)?;
         cluster.import_busybox("busybox")?;
@@ -195,7 +176,7 @@ fn refusals(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn instances_outlive_the_daemon_and_come_back_with_the_machine() -> Result<()> {
-    if skip() {
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("outlive", 1)?;

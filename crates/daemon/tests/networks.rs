@@ -9,15 +9,6 @@ use lab::cluster::Programs;
 use lab::{Cluster, Lab, Machine, Result};
 use serde_json::{Value, json};
 
-fn skip() -> bool {
-    let have = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
-    let skip = lab::run::root().is_err() || !["dnsmasq", "nft", "busybox"].iter().all(|p| have(p));
-    if skip {
-        eprintln!("SKIPPED: this test needs root, dnsmasq, nft and busybox");
-    }
-    skip
-}
-
 /// What a machine has of a network: link, name server, rules.
 fn has(machine: &Machine, network: &str) -> (bool, bool, bool) {
     let rules = machine.run("nft", &["list", "ruleset"], "").unwrap().out;
@@ -86,7 +77,7 @@ impl<'a> Guest<'a> {
 
 #[test]
 fn one_server_has_networks_that_outlive_its_daemon() -> Result<()> {
-    if skip() {
+    if lab::skip(&["dnsmasq", "nft", "busybox"]) {
         return Ok(());
     }
     let ours = Programs::built()?;
@@ -254,14 +245,11 @@ fn refusals(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn each_member_of_a_cluster_makes_its_own_place_of_each_network() -> Result<()> {
-    if skip() {
+    if lab::skip(&["dnsmasq", "nft", "busybox"]) {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("networks", 3)?;
-    cluster.until("three voters", || {
-        let roles = (1..=3).map(|n| cluster.member(2, n, 'r')).collect::<Result<Vec<_>>>()?;
-        Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
-    })?;
+    cluster.vote(2, &[1, 2, 3])?;
     let ours = cluster.programs.clone();
     everywhere(&cluster)?;
     if let Some(stock) = ours.clone().with_stock_client() {

@@ -3,16 +3,9 @@
 
 use lab::{Cluster, Result};
 
-fn refused(cluster: &Cluster, args: &[&str], why: &str) -> Result<()> {
-    let said = cluster.refused(2, args)?;
-    assert!(said.contains(why), "{args:?}: {said}");
-    Ok(())
-}
-
 #[test]
 fn projects_limit_and_restrict() -> Result<()> {
-    if lab::run::root().is_err() || !std::path::Path::new("/bin/busybox").exists() {
-        eprintln!("SKIPPED: this test makes namespaces, needs root and busybox-static");
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let cluster = Cluster::temporary("projects", 2)?;
@@ -32,8 +25,8 @@ fn keys(cluster: &Cluster) -> Result<()> {
         ("restricted.devices.nic=perhaps", "not one of allow, block, managed"),
         ("restricted.cluster.groups=nope", "Cluster_group not found"),
     ] {
-        refused(cluster, &["project", "create", "bad", "-c", config], why)?;
-        refused(cluster, &["project", "set", "default", config], why)?;
+        cluster.refused_with(2, &["project", "create", "bad", "-c", config], why)?;
+        cluster.refused_with(2, &["project", "set", "default", config], why)?;
     }
     assert!(!cluster.incus(1, &["project", "list", "-f", "csv"])?.contains("bad"));
     Ok(())
@@ -59,9 +52,13 @@ fn numbers(cluster: &Cluster) -> Result<()> {
     });
     let names = cluster.incus(2, &["list", "--project", "few", "-f", "csv", "-c", "n"])?;
     assert_eq!((made, names.lines().count()), (3, 3), "{names}");
-    refused(cluster, &["init", "busybox", "x", "--project", "few"], "Reached maximum number of instances in project")?;
+    cluster.refused_with(
+        2,
+        &["init", "busybox", "x", "--project", "few"],
+        "Reached maximum number of instances in project",
+    )?;
     let one = names.lines().next().unwrap();
-    refused(cluster, &["copy", one, "x", "--project", "few"], "Reached maximum number of instances")?;
+    cluster.refused_with(2, &["copy", one, "x", "--project", "few"], "Reached maximum number of instances")?;
     // What could not be made has left no volume.
     for machine in &cluster.lab.machines {
         let folder = machine.incus_dir().join("storage-pools/local/containers");
@@ -71,12 +68,12 @@ fn numbers(cluster: &Cluster) -> Result<()> {
         }
     }
     // A limit is not set below what is there, and one that is freed can be used again.
-    refused(cluster, &["project", "set", "few", "limits.containers=2"], "of type \"container\"")?;
+    cluster.refused_with(2, &["project", "set", "few", "limits.containers=2"], "of type \"container\"")?;
     cluster.incus(1, &["delete", one, "--project", "few"])?;
     cluster.incus(2, &["project", "set", "few", "limits.containers=2"])?;
-    refused(cluster, &["init", "busybox", "x", "--project", "few"], "of type \"container\"")?;
+    cluster.refused_with(2, &["init", "busybox", "x", "--project", "few"], "of type \"container\"")?;
     cluster.incus(1, &["init", "busybox", "mover"])?;
-    refused(cluster, &["move", "mover", "mover", "--target-project", "few"], "of type \"container\"")?;
+    cluster.refused_with(2, &["move", "mover", "mover", "--target-project", "few"], "of type \"container\"")?;
     cluster.incus(1, &["delete", "mover"]).map(drop)
 }
 
@@ -101,18 +98,26 @@ fn sums(cluster: &Cluster) -> Result<()> {
         assert!(said.contains(why), "{memory} {cpus}: {said}");
     }
     init("b", "128MiB", "2")?.ok()?;
-    refused(cluster, &["config", "set", "a", "limits.memory=200MiB", "--project", "lean"], "aggregate value")?;
-    refused(cluster, &["config", "unset", "a", "limits.processes", "--project", "lean"], "'limits.processes' config")?;
-    refused(cluster, &["config", "set", "a", "limits.processes=61", "--project", "lean"], "\"limits.processes\"")?;
+    cluster.refused_with(2, &["config", "set", "a", "limits.memory=200MiB", "--project", "lean"], "aggregate value")?;
+    cluster.refused_with(
+        2,
+        &["config", "unset", "a", "limits.processes", "--project", "lean"],
+        "'limits.processes' config",
+    )?;
+    cluster.refused_with(
+        2,
+        &["config", "set", "a", "limits.processes=61", "--project", "lean"],
+        "\"limits.processes\"",
+    )?;
     cluster.incus(2, &["config", "set", "a", "limits.memory=64MiB", "--project", "lean"])?;
-    refused(cluster, &["project", "set", "lean", "limits.memory=100MiB"], "aggregate value \"100MiB\"")?;
+    cluster.refused_with(2, &["project", "set", "lean", "limits.memory=100MiB"], "aggregate value \"100MiB\"")?;
     cluster.incus(2, &["project", "set", "lean", "limits.memory=192MiB"])?;
     // What an instance has from a profile counts, and so does a change of the profile.
     cluster.incus(1, &["profile", "create", "size"])?;
     cluster.incus(1, &["profile", "set", "size", "limits.memory=64MiB"])?;
     cluster.incus(1, &["profile", "add", "a", "size", "--project", "lean"])?;
     cluster.incus(1, &["config", "unset", "a", "limits.memory", "--project", "lean"])?;
-    refused(cluster, &["profile", "set", "size", "limits.memory=65MiB"], "aggregate value \"192MiB\"")?;
+    cluster.refused_with(2, &["profile", "set", "size", "limits.memory=65MiB"], "aggregate value \"192MiB\"")?;
     assert_eq!(cluster.incus(1, &["profile", "get", "size", "limits.memory"])?.trim(), "64MiB");
     cluster.incus(1, &["delete", "a", "b", "--project", "lean"]).map(drop)
 }
@@ -128,10 +133,10 @@ fn restrictions(cluster: &Cluster) -> Result<()> {
         ("raw.lxc=lxc.environment = A=b", "Low-level options are forbidden"),
         ("volatile.idmap.next=x", "Use of low-level config \"volatile.idmap.next\""),
     ] {
-        refused(cluster, &["init", "busybox", "x", "--project", "tame", "-c", config], why)?;
-        refused(cluster, &["config", "set", "c1", config, "--project", "tame"], why)?;
+        cluster.refused_with(2, &["init", "busybox", "x", "--project", "tame", "-c", config], why)?;
+        cluster.refused_with(2, &["config", "set", "c1", config, "--project", "tame"], why)?;
         if !config.starts_with("volatile") {
-            refused(cluster, &["profile", "set", "default", config, "--project", "tame"], why)?;
+            cluster.refused_with(2, &["profile", "set", "default", config, "--project", "tame"], why)?;
         }
     }
     let disk = ["source=/etc", "path=/mnt"];
@@ -140,10 +145,14 @@ fn restrictions(cluster: &Cluster) -> Result<()> {
         [("disk", disk, "not of a storage pool are forbidden"), ("nic", nic, "Only managed networks can be used")]
     {
         let device = [&["d", kind], &options[..], &["--project", "tame"]].concat();
-        refused(cluster, &[&["config", "device", "add", "c1"], &device[..]].concat(), why)?;
-        refused(cluster, &[&["profile", "device", "add", "default"], &device[..]].concat(), why)?;
+        cluster.refused_with(2, &[&["config", "device", "add", "c1"], &device[..]].concat(), why)?;
+        cluster.refused_with(2, &[&["profile", "device", "add", "default"], &device[..]].concat(), why)?;
     }
-    refused(cluster, &["snapshot", "create", "c1", "--project", "tame"], "doesn't allow for snapshot creation")?;
+    cluster.refused_with(
+        2,
+        &["snapshot", "create", "c1", "--project", "tame"],
+        "doesn't allow for snapshot creation",
+    )?;
     // Allowed, it works; and it can't be forbidden again while it is used.
     for key in ["containers.privilege", "containers.nesting", "containers.lowlevel", "devices.disk", "devices.nic"] {
         cluster.incus(1, &["project", "set", "tame", &format!("restricted.{key}=allow")])?;
@@ -156,12 +165,16 @@ fn restrictions(cluster: &Cluster) -> Result<()> {
         .incus(1, &["config", "device", "add", "c1", "d", "disk", "source=/etc", "path=/mnt", "--project", "tame"])?;
     cluster.incus(1, &["snapshot", "create", "c1", "--project", "tame"])?;
     cluster.incus(1, &["start", "c1", "--project", "tame"])?;
-    refused(cluster, &["project", "set", "tame", "restricted.containers.nesting=block"], "nesting is forbidden")?;
-    refused(cluster, &["project", "unset", "tame", "restricted.devices.disk"], "Invalid device \"d\"")?;
+    cluster.refused_with(
+        2,
+        &["project", "set", "tame", "restricted.containers.nesting=block"],
+        "nesting is forbidden",
+    )?;
+    cluster.refused_with(2, &["project", "unset", "tame", "restricted.devices.disk"], "Invalid device \"d\"")?;
     // Without `restricted` the rest means nothing.
     cluster.incus(1, &["project", "set", "tame", "restricted=false"])?;
     cluster.incus(1, &["project", "set", "tame", "restricted.containers.nesting=block"])?;
-    refused(cluster, &["project", "set", "tame", "restricted=true"], "nesting is forbidden")?;
+    cluster.refused_with(2, &["project", "set", "tame", "restricted=true"], "nesting is forbidden")?;
     cluster.incus(1, &["delete", "-f", "c1", "--project", "tame"]).map(drop)
 }
 
@@ -190,5 +203,5 @@ fn targets(cluster: &Cluster) -> Result<()> {
     cluster.incus(2, &["init", "busybox", "c", "--project", "here"])?;
     let places = cluster.incus(2, &["list", "--project", "here", "-f", "csv", "-c", "nL"])?;
     assert_eq!(places.trim(), "a,server1\nb,server1\nc,server1");
-    refused(cluster, &["move", "a", "--project", "here", "--target", "server2"], "isn't allowed to use")
+    cluster.refused_with(2, &["move", "a", "--project", "here", "--target", "server2"], "isn't allowed to use")
 }

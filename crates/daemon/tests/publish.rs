@@ -5,10 +5,10 @@
 mod web;
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use client::tls::Identity;
-use lab::cluster::{PATIENCE, Programs};
+use lab::cluster::Programs;
 use lab::{Cluster, Lab, Result};
 use serde_json::{Value, json};
 use web::{Page, Pages};
@@ -49,19 +49,13 @@ fn post(cluster: &Cluster, number: usize, path: &str, body: &Value) -> Result<St
 
 /// A cluster of two, a server for itself, and a web server on the first machine that all trust.
 fn rack(name: &str, programs: Programs) -> Result<(Cluster, Pages)> {
-    let mut lab = Lab::temporary(name, 3)?;
+    let lab = Lab::temporary(name, 3)?;
     let identity = Identity::generate("web", &["10.77.0.1".to_owned()])?;
     let authority = lab.dir.join("authority.pem");
     std::fs::write(&authority, &identity.certificate)?;
     let env = [("SSL_CERT_FILE", authority.to_str().unwrap())];
-    for machine in &mut lab.machines {
-        machine.start_daemon(&programs.incusd, &env)?;
-    }
-    for machine in &mut lab.machines {
-        machine.wait_ready(PATIENCE)?;
-    }
-    let pages = web::serve(&lab.machines[0], &identity)?;
-    let cluster = Cluster { lab, programs };
+    let cluster = Cluster::daemons_in(lab, programs, &env)?;
+    let pages = web::serve(&cluster.lab.machines[0], &identity)?;
     cluster.bootstrap()?;
     cluster.join(2)?;
     let alone = "config:\n  core.https_address: 10.77.0.3:8443\nstorage_pools:\n- name: local\n  driver: dir\n\
@@ -73,8 +67,7 @@ fn rack(name: &str, programs: Programs) -> Result<(Cluster, Pages)> {
 
 #[test]
 fn images_are_published_and_come_from_elsewhere() -> Result<()> {
-    if lab::run::root().is_err() || !Path::new("/bin/busybox").exists() {
-        eprintln!("SKIPPED: this test makes namespaces and containers, it needs root and busybox-static");
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let ours = Programs::built()?;

@@ -1,53 +1,14 @@
 //! Members that are removed, cleanly and by force, with real daemons on machines of the lab.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
-
-use lab::cluster::{PATIENCE, Programs};
+use lab::cluster::{HOLD, Programs};
 use lab::{Cluster, Lab, Result};
 
-/// Daemons can be held at points of what they do.
-const ENV: &[(&str, &str)] = &[("INCUS_TEST_HOLD", "1")];
-
-fn skip() -> bool {
-    let skip = lab::run::root().is_err() || !PathBuf::from("/bin/busybox").exists();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and containers, needs root and busybox-static");
-    }
-    skip
-}
-
 fn three(name: &str) -> Result<Cluster> {
-    let (mut lab, programs) = (Lab::temporary(name, 3)?, Programs::built()?);
-    for machine in &mut lab.machines {
-        machine.start_daemon(&programs.incusd, ENV)?;
-    }
-    for machine in &mut lab.machines {
-        machine.wait_ready(PATIENCE)?;
-    }
-    let cluster = Cluster { lab, programs };
-    cluster.bootstrap()?;
-    cluster.join(2)?;
-    cluster.join(3)?;
+    let cluster = Cluster::form_in(Lab::temporary(name, 3)?, Programs::built()?, HOLD)?;
     cluster.incus(1, &["config", "set", "cluster.offline_threshold=11", "cluster.images_minimal_replica=1"])?;
-    cluster.until("three voters", || {
-        let roles = (1..=3).map(|n| cluster.member(1, n, 'r')).collect::<Result<Vec<_>>>()?;
-        Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
-    })?;
+    cluster.vote(1, &[1, 2, 3])?;
     Ok(cluster)
-}
-
-fn start(cluster: &mut Cluster, number: usize) -> Result<()> {
-    let incusd = cluster.programs.incusd.clone();
-    let machine = cluster.lab.machine(number);
-    machine.start_daemon(&incusd, ENV)?;
-    machine.wait_ready(PATIENCE)
-}
-
-fn refused(cluster: &Cluster, number: usize, args: &[&str], why: &str) -> Result<()> {
-    let said = cluster.refused(number, args)?;
-    assert!(said.contains(why), "{args:?}: {said}");
-    Ok(())
 }
 
 /// Names of the members as a machine sees them.
@@ -92,7 +53,7 @@ fn is_fresh(cluster: &Cluster, number: usize) -> Result<()> {
 
 #[test]
 fn an_empty_member_is_removed_and_is_a_fresh_server_again() -> Result<()> {
-    if skip() {
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let mut cluster = three("removal")?;
@@ -105,12 +66,12 @@ fn an_empty_member_is_removed_and_is_a_fresh_server_again() -> Result<()> {
     assert_eq!(files(&cluster, 1, "images").len() + files(&cluster, 3, "images").len(), 0);
 
     cluster.incus(1, &["init", "bb", "c1", "--target", "server2"])?;
-    refused(&cluster, 1, &["cluster", "remove", "server2"], "Node still has the following instances: c1")?;
+    cluster.refused_with(1, &["cluster", "remove", "server2"], "Node still has the following instances: c1")?;
     cluster.incus(1, &["delete", "c1"])?;
     cluster.incus(1, &["storage", "volume", "create", "local", "v1", "--target", "server2"])?;
-    refused(&cluster, 1, &["cluster", "remove", "server2"], "Node still has the following custom volumes: v1")?;
+    cluster.refused_with(1, &["cluster", "remove", "server2"], "Node still has the following custom volumes: v1")?;
     cluster.incus(1, &["storage", "volume", "delete", "local", "v1", "--target", "server2"])?;
-    refused(&cluster, 1, &["cluster", "remove", "server9"], "not found")?;
+    cluster.refused_with(1, &["cluster", "remove", "server9"], "not found")?;
     assert_eq!(members(&cluster, 2)?, ["server1", "server2", "server3"]);
 
     interrupted(&mut cluster)?;
@@ -132,7 +93,7 @@ fn an_empty_member_is_removed_and_is_a_fresh_server_again() -> Result<()> {
     cluster.until("a leader", || Ok(cluster.leader(other).ok()))?;
     cluster.incus(last, &["cluster", "remove", &format!("server{other}")])?;
     is_fresh(&cluster, other)?;
-    refused(&cluster, last, &["cluster", "remove", &format!("server{last}")], "Cannot remove the last member")
+    cluster.refused_with(last, &["cluster", "remove", &format!("server{last}")], "Cannot remove the last member")
 }
 
 /// Whoever carries the removal out dies when the member is out of the database and not forgotten yet: it is taken in
@@ -146,7 +107,7 @@ fn interrupted(cluster: &mut Cluster) -> Result<()> {
     cluster.kill(1)?;
     client.wait()?;
     std::fs::remove_file(cluster.lab.machines[0].incus_dir().join("hold"))?;
-    start(cluster, 1)?;
+    cluster.start_in(1, HOLD)?;
     cluster.until("it takes part again", || {
         Ok((cluster.incus_in(2, &["profile", "create", "again"], "")?.code == 0).then_some(()))
     })?;
@@ -156,7 +117,7 @@ fn interrupted(cluster: &mut Cluster) -> Result<()> {
 
 #[test]
 fn a_dead_member_is_removed_by_force_and_finds_out_when_it_is_back() -> Result<()> {
-    if skip() {
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let mut cluster = three("force")?;
@@ -168,18 +129,18 @@ fn a_dead_member_is_removed_by_force_and_finds_out_when_it_is_back() -> Result<(
     cluster.incus(1, &["snapshot", "create", "lost"])?;
     cluster.incus(1, &["storage", "volume", "create", "local", "v1", "--target", "server3"])?;
     cluster.incus(1, &["config", "set", "kept", "volatile.evacuate.origin=server3"])?;
-    refused(&cluster, 1, &["admin", "cluster", "wipe", "-q"], "is a member of its cluster")?;
+    cluster.refused_with(1, &["admin", "cluster", "wipe", "-q"], "is a member of its cluster")?;
 
     cluster.lab.machine(3).power_off();
     cluster.until("it is offline", || Ok((cluster.member(1, 3, 's')? == "OFFLINE").then_some(())))?;
-    refused(&cluster, 1, &["cluster", "remove", "server3"], "is offline")?;
+    cluster.refused_with(1, &["cluster", "remove", "server3"], "is offline")?;
     let said = cluster.incus_in(1, &["cluster", "remove", "server3", "--force"], "no\n")?.refused()?;
     assert!(said.contains("User aborted delete operation"), "{said}");
     cluster.incus(1, &["cluster", "remove", "server3", "--force", "--yes"])?;
     nothing_dangles(&cluster)?;
 
     cluster.lab.power_on(3)?;
-    start(&mut cluster, 3)?;
+    cluster.start_in(3, HOLD)?;
     found_out(&cluster)?;
     wiped_and_back(&mut cluster)?;
 
@@ -233,7 +194,7 @@ fn found_out(cluster: &Cluster) -> Result<()> {
         Ok((said.code != 0 && said.err.contains(why)).then_some(()))
     })?;
     for args in [&["cluster", "list"][..], &["launch", "bb", "c9"], &["admin", "sql", "global", "SELECT 1"]] {
-        refused(cluster, 3, args, why)?;
+        cluster.refused_with(3, args, why)?;
     }
     cluster.until("its instances have stopped", || Ok((!containers_run(cluster, 3)?).then_some(())))?;
     // Nobody was disturbed by it.
@@ -246,13 +207,13 @@ fn wiped_and_back(cluster: &mut Cluster) -> Result<()> {
     assert!(said.contains("left as it was"), "{said}");
     cluster.incus_in(3, &["admin", "cluster", "wipe"], "yes\n")?.ok()?;
     is_fresh(cluster, 3)?;
-    refused(cluster, 3, &["admin", "cluster", "wipe", "-q"], "not clustered")?;
+    cluster.refused_with(3, &["admin", "cluster", "wipe", "-q"], "not clustered")?;
     cluster.join(3)?;
     assert_eq!(cluster.member(1, 3, 's')?, "ONLINE");
     cluster.incus(1, &["launch", "bb", "new", "--target", "server3"])?;
     cluster.incus(1, &["delete", "-f", "new"])?;
     // It comes up as a member after a restart, too.
     cluster.kill(3)?;
-    start(cluster, 3)?;
+    cluster.start_in(3, HOLD)?;
     cluster.until("it is online", || Ok((cluster.member(3, 3, 's')? == "ONLINE").then_some(())))
 }

@@ -4,21 +4,6 @@
 use lab::cluster::{PATIENCE, Programs};
 use lab::{Cluster, Lab, Result};
 
-fn skip() -> bool {
-    let skip = lab::run::root().is_err();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and needs root");
-    }
-    skip
-}
-
-fn three_voters(cluster: &Cluster) -> Result<()> {
-    cluster.until("three voters", || {
-        let roles = (1..=3).map(|n| cluster.member(1, n, 'r')).collect::<Result<Vec<_>>>()?;
-        Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
-    })
-}
-
 /// `incus admin cluster` on a machine; what it printed.
 fn repair(cluster: &Cluster, number: usize, args: &[&str], stdin: &str) -> Result<lab::Output> {
     cluster.incus_in(number, &[&["admin", "cluster"], args].concat(), stdin)
@@ -47,23 +32,15 @@ fn killed_in_the_middle(cluster: &Cluster) -> Result<()> {
 
 #[test]
 fn a_lost_majority_is_given_up_and_the_rest_goes_on() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
-    let mut lab = Lab::temporary("quorum", 4)?;
-    let programs = Programs::built()?;
-    for machine in &mut lab.machines {
-        machine.start_daemon(&programs.incusd, &[])?;
-    }
-    for machine in &mut lab.machines {
-        machine.wait_ready(PATIENCE)?;
-    }
-    let mut cluster = Cluster { lab, programs };
+    let mut cluster = Cluster::daemons(Lab::temporary("quorum", 4)?, Programs::built()?)?;
     refused(&cluster, 1, &["show"], "", "not clustered")?;
     cluster.bootstrap()?;
     cluster.join(2)?;
     cluster.join(3)?;
-    three_voters(&cluster)?;
+    cluster.vote(1, &[1, 2, 3])?;
     cluster.incus(2, &["profile", "create", "p1"])?;
     cluster.incus(1, &["profile", "show", "p1"])?;
     cluster.incus(1, &["storage", "volume", "create", "local", "v1", "--target", "server2"])?;
@@ -130,21 +107,18 @@ fn a_lost_majority_is_given_up_and_the_rest_goes_on() -> Result<()> {
     assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1\nserver2");
     cluster.join(4)?;
     assert_eq!(cluster.member(4, 4, 's')?, "ONLINE");
-    cluster.until("three voters again", || {
-        let roles = [1, 2, 4].iter().map(|n| cluster.member(1, *n, 'r')).collect::<Result<Vec<_>>>()?;
-        Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
-    })?;
+    cluster.vote(1, &[1, 2, 4])?;
     assert!(cluster.incus(4, &["profile", "list", "-f", "csv"])?.contains("p3"));
     Ok(())
 }
 
 #[test]
 fn all_addresses_change_while_the_daemons_are_down() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("addresses", 3)?;
-    three_voters(&cluster)?;
+    cluster.vote(1, &[1, 2, 3])?;
     cluster.incus(3, &["profile", "create", "p1"])?;
     for number in 1..=3 {
         cluster.kill(number)?;
@@ -201,7 +175,7 @@ fn all_addresses_change_while_the_daemons_are_down() -> Result<()> {
     cluster.kill(2)?;
     cluster.start(2)?;
     assert_eq!(cluster.member(2, 3, 'u')?, "https://10.77.0.103:8443");
-    three_voters(&cluster)?;
+    cluster.vote(1, &[1, 2, 3])?;
     given_up_without_need(&mut cluster)?;
     ghost(&mut cluster)
 }
@@ -225,7 +199,7 @@ fn given_up_without_need(cluster: &mut Cluster) -> Result<()> {
     cluster.start(2)?;
     cluster.until("it is online", || Ok((cluster.member(1, 2, 's')? == "ONLINE").then_some(())))?;
     assert!(cluster.incus(2, &["profile", "list", "-f", "csv"])?.contains("w3"));
-    three_voters(cluster)
+    cluster.vote(1, &[1, 2, 3])
 }
 
 /// A member of the database that is no member of the cluster is taken out.
@@ -245,7 +219,7 @@ fn ghost(cluster: &mut Cluster) -> Result<()> {
 
 #[test]
 fn a_member_without_a_vote_can_go_on_alone_too() -> Result<()> {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("pair", 2)?;

@@ -303,14 +303,6 @@ impl Process {
     }
 }
 
-fn skip() -> bool {
-    let skip = lab::run::root().is_err();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and needs root");
-    }
-    skip
-}
-
 fn form(lab: &Lab) -> lab::Result<Vec<Option<Process>>> {
     std::fs::create_dir_all(lab.dir.join("acked"))?;
     let count = lab.machines.len();
@@ -346,7 +338,7 @@ fn same_everywhere(members: &mut [Option<Process>]) -> Anything {
 
 #[test]
 fn nothing_acknowledged_is_lost_whoever_is_killed_or_cut_off() -> Anything {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let lab = Lab::temporary("db", 3)?;
@@ -413,7 +405,7 @@ fn nothing_acknowledged_is_lost_whoever_is_killed_or_cut_off() -> Anything {
 
 #[test]
 fn leaders_change_learners_catch_up_and_no_majority_is_said_so() -> Anything {
-    if skip() {
+    if lab::skip(&[]) {
         return Ok(());
     }
     let lab = Lab::temporary("dbroles", 4)?;

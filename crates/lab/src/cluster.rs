@@ -42,10 +42,24 @@ impl Programs {
         let incus = PathBuf::from("/usr/bin/incus");
         incus.exists().then_some(Programs { incus, ..self })
     }
+
+    /// Those with our client, named `ours`, and those with Debian's, named `stock`, where it is installed.
+    pub fn clients() -> Result<Vec<(&'static str, Programs)>> {
+        let ours = Programs::built()?;
+        let mut all = vec![("ours", ours.clone())];
+        match ours.with_stock_client() {
+            Some(stock) => all.push(("stock", stock)),
+            None => eprintln!("SKIPPED: Debian's client isn't installed, only ours is tried"),
+        }
+        Ok(all)
+    }
 }
 
 /// How long a daemon may take to become ready, and anything else that should take a moment.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Environment of daemons that tests can hold at points of what they do.
+pub const HOLD: &[(&str, &str)] = &[("INCUS_TEST_HOLD", "1")];
 
 /// A lab with a cluster on it.
 pub struct Cluster {
@@ -57,9 +71,14 @@ pub struct Cluster {
 
 impl Cluster {
     /// A lab of `size` machines with a daemon on each, not yet initialised.
-    pub fn daemons(mut lab: Lab, programs: Programs) -> Result<Cluster> {
+    pub fn daemons(lab: Lab, programs: Programs) -> Result<Cluster> {
+        Cluster::daemons_in(lab, programs, &[])
+    }
+
+    /// The same, with daemons that have these variables in their environment.
+    pub fn daemons_in(mut lab: Lab, programs: Programs, env: &[(&str, &str)]) -> Result<Cluster> {
         for machine in &mut lab.machines {
-            machine.start_daemon(&programs.incusd, &[])?;
+            machine.start_daemon(&programs.incusd, env)?;
         }
         for machine in &mut lab.machines {
             machine.wait_ready(PATIENCE)?;
@@ -69,7 +88,12 @@ impl Cluster {
 
     /// A formed cluster.
     pub fn form(lab: Lab, programs: Programs) -> Result<Cluster> {
-        let cluster = Cluster::daemons(lab, programs)?;
+        Cluster::form_in(lab, programs, &[])
+    }
+
+    /// The same, with daemons that have these variables in their environment.
+    pub fn form_in(lab: Lab, programs: Programs, env: &[(&str, &str)]) -> Result<Cluster> {
+        let cluster = Cluster::daemons_in(lab, programs, env)?;
         cluster.bootstrap()?;
         for number in 2..=cluster.lab.machines.len() {
             cluster.join(number)?;
@@ -132,6 +156,14 @@ impl Cluster {
         said.map_err(|e| format!("{number}: incus {}: {e}", args.join(" ")).into())
     }
 
+    /// Runs the client on machine `number`; it has to be refused in words that hold these.
+    pub fn refused_with(&self, number: usize, args: &[&str], why: &str) -> Result<()> {
+        match self.refused(number, args)? {
+            said if said.contains(why) => Ok(()),
+            said => Err(format!("{number}: incus {}: {said}, and not: {why}", args.join(" ")).into()),
+        }
+    }
+
     /// Runs the client on machine `number` with the given standard input.
     pub fn incus_in(&self, number: usize, args: &[&str], stdin: &str) -> Result<Output> {
         let program = self.programs.incus.to_string_lossy().into_owned();
@@ -167,6 +199,14 @@ impl Cluster {
         Ok(row.trim_matches('"').to_owned())
     }
 
+    /// Waits until the members on these machines vote, as machine `from` sees it.
+    pub fn vote(&self, from: usize, numbers: &[usize]) -> Result<()> {
+        self.until("the votes", || {
+            let roles = numbers.iter().map(|n| self.member(from, *n, 'r')).collect::<Result<Vec<_>>>()?;
+            Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
+        })
+    }
+
     /// The number of the machine that leads the database, as machine `from` sees it.
     pub fn leader(&self, from: usize) -> Result<usize> {
         (1..=self.lab.machines.len())
@@ -186,9 +226,14 @@ impl Cluster {
 
     /// Starts the daemon of machine `number` (again) and waits until it is ready.
     pub fn start(&mut self, number: usize) -> Result<()> {
+        self.start_in(number, &[])
+    }
+
+    /// The same, with these variables in the daemon's environment.
+    pub fn start_in(&mut self, number: usize, env: &[(&str, &str)]) -> Result<()> {
         let incusd = self.programs.incusd.clone();
         let machine = self.lab.machine(number);
-        machine.start_daemon(&incusd, &[])?;
+        machine.start_daemon(&incusd, env)?;
         machine.wait_ready(PATIENCE)
     }
 }

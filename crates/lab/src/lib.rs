@@ -15,7 +15,7 @@ use std::process::Child;
 
 pub use cluster::Cluster;
 pub use machine::Machine;
-pub use run::{Output, Result, must};
+pub use run::{Output, Result, must, skip};
 
 /// A switch and the machines plugged into it.
 pub struct Lab {

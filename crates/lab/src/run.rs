@@ -82,6 +82,21 @@ pub fn root() -> Result<()> {
     }
 }
 
+/// True, and said loudly, where a test can't run: it makes namespaces, and needs root and these programs or files.
+pub fn skip(needs: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |need: &&str| match need.starts_with('/') {
+        true => Path::new(need).exists(),
+        false => std::env::split_paths(&path).any(|dir| dir.join(need).exists()),
+    };
+    let skip = root().is_err() || !needs.iter().all(there);
+    if skip {
+        let needs: String = needs.iter().map(|need| format!(", {need}")).collect();
+        eprintln!("SKIPPED: this test makes namespaces and needs root{needs}");
+    }
+    skip
+}
+
 /// A process that holds new namespaces (`unshare` flags, a process namespace is always among them), after
 /// `setup` (shell) has run in them.
 ///

@@ -67,12 +67,11 @@ pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
         At::Target | At::Volume if !target.is_empty() && !target.starts_with('@') => target.to_owned(),
         At::Target => return Ok(None),
         At::Volume => return crate::services::volumes::address(&cx.daemon, cx).await,
-        At::Instance => {
-            let held = cx.daemon.instance_address(cx.project(), cx.arg(0)).await;
-            // What is written down of an instance any member can show, if the one that holds it is away.
-            let shown = (&info.method, info.path) == (&api::instance::GET.info.method, api::instance::GET.info.path);
-            return if shown && held.as_ref().is_err_and(Error::retryable) { Ok(None) } else { held };
-        }
+        At::Instance => return cx.daemon.instance_address(cx.project(), cx.arg(0)).await,
+        At::InstanceRecord => match cx.daemon.instance_address(cx.project(), cx.arg(0)).await {
+            Err(e) if e.retryable() => return Ok(None),
+            held => return held,
+        },
         At::Leader => return Ok(cx.daemon.leader_address()),
     };
     cx.daemon.member_address(&name).await

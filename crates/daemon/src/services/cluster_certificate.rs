@@ -55,10 +55,11 @@ fn silent(daemon: &Daemon) -> Vec<(i64, String)> {
 
 /// Takes the certificate that the database has into use, if another one is in use, and says so.
 pub async fn take(daemon: &Arc<Daemon>) -> Result<()> {
-    let Some(wanted) = daemon.db().peek(cluster_certificate::get).await? else { return Ok(()) };
+    let snapshot = daemon.snapshot();
+    let Some(wanted) = &snapshot.certificate else { return Ok(()) };
     let fingerprint = wanted.fingerprint.clone();
     if daemon.api_identity().fingerprint()? != fingerprint {
-        let identity = Identity { certificate: wanted.certificate, key: wanted.key };
+        let identity = identity(wanted);
         certs::write_cluster(&daemon.paths, &identity)?;
         daemon.set_cluster_identity(Some(identity))?;
         tracing::info!("the cluster has another certificate: {fingerprint}");
@@ -72,11 +73,13 @@ pub async fn take(daemon: &Arc<Daemon>) -> Result<()> {
 }
 
 /// The certificate that joining members are given.
-pub async fn newest(daemon: &Daemon) -> Result<Identity> {
-    if let Some(newest) = daemon.db().peek(cluster_certificate::get).await? {
-        return Ok(Identity { certificate: newest.certificate, key: newest.key });
-    }
-    daemon.cluster_identity().ok_or_else(|| Error::internal("The cluster has no certificate"))
+pub fn newest(daemon: &Daemon) -> Result<Identity> {
+    let replaced = daemon.snapshot().certificate.as_ref().map(identity);
+    replaced.or_else(|| daemon.cluster_identity()).ok_or_else(|| Error::internal("The cluster has no certificate"))
+}
+
+fn identity(certificate: &ClusterCertificate) -> Identity {
+    Identity { certificate: certificate.certificate.clone(), key: certificate.key.clone() }
 }
 
 async fn wait_for_others(daemon: &Arc<Daemon>) {

@@ -62,9 +62,10 @@ async fn by_another(daemon: &Arc<Daemon>, shown: &Shown, member: &Member, force:
 /// Gives images that only this member has to another one.
 async fn save_images(daemon: &Arc<Daemon>, shown: &Shown, member: &Member) -> Result<()> {
     let id = member.id;
+    let online: Vec<&Member> = online(daemon, shown, member).collect();
+    let own = online.iter().any(|m| m.raft_id == Some(daemon.raft_id()));
     for (project, fingerprint) in daemon.view(move |tx| db::members::only_images(tx, id)).await? {
-        let own = online(daemon, shown, member).any(|m| m.raft_id == Some(daemon.raft_id()));
-        let saved = match online(daemon, shown, member).next() {
+        let saved = match online.first() {
             Some(other) if !own => {
                 let query = format!("project={}", encode(&project));
                 let remote = daemon.remote(&other.address)?;

@@ -14,14 +14,6 @@ use std::time::{Duration, Instant};
 
 use lab::{Cluster, Result};
 
-fn skip() -> bool {
-    let skip = lab::run::root().is_err() || !Path::new("/bin/busybox").exists();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and containers, it needs root and busybox-static");
-    }
-    skip
-}
-
 /// Whoever waits longer has been left waiting, however busy the machine is.
 const SOON: Duration = Duration::from_secs(20);
 

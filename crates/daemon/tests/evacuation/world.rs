@@ -5,20 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::cluster::{PATIENCE, Programs};
+use lab::cluster::{HOLD, Programs};
 use lab::{Cluster, Lab, Result};
-
-/// What daemons are started with: tests can hold them at points of a plan.
-const ENV: &[(&str, &str)] = &[("INCUS_TEST_HOLD", "1")];
-
-/// True if containers can't be made here.
-pub fn skip() -> bool {
-    let skip = lab::run::root().is_err() || !PathBuf::from("/bin/busybox").exists();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and containers, needs root and busybox-static");
-    }
-    skip
-}
 
 /// Three members and an image.
 pub struct World {
@@ -28,28 +16,11 @@ pub struct World {
 impl World {
     /// A fresh one.
     pub fn new(name: &str) -> Result<World> {
-        let (mut lab, programs) = (Lab::temporary(name, 3)?, Programs::built()?);
-        for machine in &mut lab.machines {
-            machine.start_daemon(&programs.incusd, ENV)?;
-        }
-        for machine in &mut lab.machines {
-            machine.wait_ready(PATIENCE)?;
-        }
-        let world = World { cluster: Cluster { lab, programs } };
-        let cluster = &world.cluster;
-        cluster.bootstrap()?;
-        cluster.join(2)?;
-        cluster.join(3)?;
-        let file = cluster.lab.machines[0].dir.join("busybox.tar.gz").to_string_lossy().into_owned();
-        let incusd = cluster.programs.incusd.to_string_lossy().into_owned();
-        cluster.lab.machines[0].must(&incusd, &["forkimage", "busybox", &file])?;
-        cluster.incus(1, &["image", "import", &file, "--alias", "bb"])?;
+        let cluster = Cluster::form_in(Lab::temporary(name, 3)?, Programs::built()?, HOLD)?;
+        cluster.import_busybox("bb")?;
         cluster.incus(1, &["config", "set", "cluster.offline_threshold=11"])?;
-        cluster.until("three voters", || {
-            let roles = (1..=3).map(|n| cluster.member(2, n, 'r')).collect::<Result<Vec<_>>>()?;
-            Ok(roles.iter().all(|r| r.contains("database") && !r.contains("standby")).then_some(()))
-        })?;
-        Ok(world)
+        cluster.vote(2, &[1, 2, 3])?;
+        Ok(World { cluster })
     }
 
     /// Makes a container with a file in it that no image has.
@@ -174,10 +145,7 @@ impl World {
 
     /// Starts the daemon of a machine again.
     pub fn start(&mut self, number: usize) -> Result<()> {
-        let incusd = self.cluster.programs.incusd.clone();
-        let machine = self.cluster.machine(number);
-        machine.start_daemon(&incusd, ENV)?;
-        machine.wait_ready(PATIENCE)
+        self.cluster.start_in(number, HOLD)
     }
 
     /// Waits until the maintenance of a member has ended; its state.

@@ -10,8 +10,6 @@ mod files;
 mod raw;
 mod terminal;
 
-use std::path::Path;
-
 use lab::cluster::Programs;
 use lab::{Cluster, Lab, Result};
 
@@ -24,17 +22,9 @@ fn cluster(name: &str, programs: Programs) -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn skip() -> bool {
-    let skip = lab::run::root().is_err() || !Path::new("/bin/busybox").exists();
-    if skip {
-        eprintln!("SKIPPED: this test makes namespaces and containers, it needs root and busybox-static");
-    }
-    skip
-}
-
 #[test]
 fn with_our_client() -> Result<()> {
-    if skip() {
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let mut cluster = cluster("sessions", Programs::built()?)?;
@@ -52,7 +42,7 @@ fn with_our_client() -> Result<()> {
 
 #[test]
 fn with_the_client_of_debian() -> Result<()> {
-    if skip() {
+    if lab::skip(&["/bin/busybox"]) {
         return Ok(());
     }
     let Some(programs) = Programs::built()?.with_stock_client() else {
