@@ -21,6 +21,8 @@ const PACKAGES: &[&str] = &[
     "iputils-ping",
     "sqlite3",
     "curl",
+    "e2fsprogs",
+    "procps",
     "gcc",
     "libclang-dev",
 ];
