@@ -123,6 +123,9 @@ impl Options {
             install_snapshot_timeout: 600_000,
             enable_pre_vote: Some(true),
             enable_elect: false,
+            // One that was killed may have told others of entries that it had not applied itself, or not even written:
+            // before it leads again it is elected, and commits what is in the log.
+            enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.keep),
             max_in_snapshot_log_to_keep: self.keep / 5,
             purge_batch_size: 64.min(self.keep / 5 + 1),
@@ -191,7 +194,11 @@ impl Db {
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
             .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;
-        let alone = raft.metrics().borrow_watched().membership_config.membership().voter_ids().eq([options.id]);
+        // What is reported of it may be older: it has only just started.
+        let alone = raft
+            .with_raft_state(move |state| state.membership_state.effective().membership().voter_ids().eq([options.id]))
+            .await
+            .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;
         let quiet_until = (voted && !alone).then(|| Instant::now() + options.lease());
         let (jobs, waiting) = mpsc::channel();
         let mut db = Db {
