@@ -40,7 +40,8 @@ impl Db {
         let own = self.machine.incarnation();
         let given_up = own == 0 && letter.incarnation != 0 && letter.incarnation == self.options.given_up;
         let answer = if given_up {
-            Err(Error::forbidden("That member has given this database up and waits for that of a recovered member"))
+            // Who took it for the leader finds another one.
+            Err(Error::unavailable("That member has given this database up and waits for that of a recovered member"))
         } else if own != 0 && letter.incarnation != 0 && own != letter.incarnation {
             Err(Error::forbidden("That member belongs to another database: its own was replaced or it was left behind"))
         } else {
