@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use api::cluster::{ClusterPut, JoinToken};
 use api::error::Context as _;
+use api::key::Config;
 use api::{Error, Kind, Result};
 use client::Remote;
 use client::tls::{Identity, client_config, fingerprint};
@@ -140,8 +141,7 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     must_be_empty(daemon).await?;
     let address = own_address(daemon, put)?;
     let (doors, pin) = doors(put)?;
-    daemon.local.patch_config(&[("cluster.https_address".to_owned(), address.clone())].into())?;
-    start::listen_again(daemon)?;
+    listen_on(daemon, &address)?;
     let (schema, api_extensions) = start::versions();
     let request = Accept {
         token: put.cluster_token.clone(),
@@ -165,6 +165,16 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     fs::remove_file(daemon.paths.joining())?;
     let _ = fs::remove_dir_all(daemon.paths.global_before());
     Ok(())
+}
+
+/// Listens for the cluster, and for clients too if they had nowhere to go yet.
+fn listen_on(daemon: &Arc<Daemon>, address: &str) -> Result<()> {
+    let mut changes: Config = [("cluster.https_address".to_owned(), address.to_owned())].into();
+    if daemon.local.config()?.get("core.https_address").is_none_or(String::is_empty) {
+        changes.insert("core.https_address".to_owned(), address.to_owned());
+    }
+    daemon.local.patch_config(&changes)?;
+    start::listen_again(daemon)
 }
 
 /// Refuses if this server holds what a join would lose.

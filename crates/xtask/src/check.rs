@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::documents;
 use crate::sh::{Result, cargo, say, workspace};
+use crate::{book, documents};
 
 /// Which of our crates each crate may import (dependencies of tests aside): downward only.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -22,12 +22,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("xtask", &["api", "client", "lab"]),
 ];
 
-/// Format, lints, import direction, the first line of each file, the reference documents.
+/// Format, lints, import direction, the first line of each file, the reference documents, the links of the book.
 pub fn check() -> Result<()> {
     let mut wrong = imports()?;
     wrong.extend(openings()?);
     wrong.extend(unsafe_code()?);
     wrong.extend(documents::stale());
+    wrong.extend(book::wrong()?);
     if !wrong.is_empty() {
         return Err(wrong.join("\n       ").into());
     }

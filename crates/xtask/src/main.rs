@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything a developer does, in one place and in the same words on every machine.
 
 mod bench;
+mod book;
 mod check;
 mod demo;
 mod documents;
