@@ -5,6 +5,7 @@
 
 pub mod cgroup;
 pub mod channel;
+pub mod clock;
 pub mod enter;
 pub mod lxc;
 pub mod mounts;

@@ -4,6 +4,7 @@
 //! place. What an interrupted daemon leaves is removed by [`Driver::recover`].
 
 pub mod dir;
+pub mod lease;
 pub mod tree;
 
 use std::io::{Read, Write};
@@ -11,9 +12,11 @@ use std::path::{Path, PathBuf};
 
 use api::Result;
 use api::cluster::StoragePoolState;
+use serde::{Deserialize, Serialize};
 
 /// What a volume is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The root of a container.
     Container,
@@ -37,7 +40,7 @@ impl Kind {
 }
 
 /// A volume of a pool.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Volume {
     /// What it is for.
     pub kind: Kind,
