@@ -80,13 +80,15 @@ pub fn restore(local: &[Instance], away: &[Instance], back: i64, skip: bool) -> 
     here.chain(home).collect()
 }
 
-/// What ties an instance to its member: the first device that another member doesn't have.
-pub fn tie(devices: &Devices) -> Option<String> {
+/// What ties an instance to its member: the first device that another member doesn't have. Pools of the names in
+/// `remote` are reached by all members.
+pub fn tie(devices: &Devices, remote: &[String]) -> Option<String> {
     devices.iter().find_map(|(name, config)| {
         let set = |key: &str| config.get(key).map(String::as_str).filter(|v| !v.is_empty());
         let why = match set("type")? {
             "disk" if set("path") == Some("/") && set("source").is_none() => return None,
             "disk" => match set("pool") {
+                Some(pool) if remote.iter().any(|r| r == pool) => return None,
                 Some(pool) => format!("its volume lies in the pool \"{pool}\" of this member"),
                 None => "it shows files of this member".to_owned(),
             },
@@ -191,6 +193,7 @@ mod tests {
             ("type=disk path=/ pool=local", false),
             ("type=disk path=/srv source=/srv", true),
             ("type=disk path=/data source=data pool=local", true),
+            ("type=disk path=/data source=data pool=nfs", false),
             ("type=nic network=incusbr0", false),
             ("type=nic nictype=bridged parent=br0", false),
             ("type=nic nictype=physical parent=eth1", true),
@@ -199,7 +202,7 @@ mod tests {
         ] {
             let config =
                 text.split(' ').filter_map(|kv| kv.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect();
-            let tie = tie(&Devices::from([("dev".to_owned(), config)]));
+            let tie = tie(&Devices::from([("dev".to_owned(), config)]), &["nfs".to_owned()]);
             assert_eq!(tie.is_some_and(|t| t.starts_with("device \"dev\": ")), tied, "{text}");
         }
     }

@@ -65,6 +65,8 @@ pub struct Move {
     pub committed: bool,
     /// It runs on the source.
     pub runs_on_source: bool,
+    /// Its volume lies where both members reach it: nothing is copied, and nothing is removed.
+    pub shared: bool,
     /// A complete copy of its volume lies on the target.
     pub copied: bool,
     /// Its volume still lies on the source.
@@ -97,10 +99,10 @@ impl Move {
     pub const fn next(&self) -> Do {
         match self {
             Move { committed: false, runs_on_source: true, .. } => Do::StopOnSource,
-            Move { committed: false, copied: false, .. } => Do::Copy,
+            Move { committed: false, shared: false, copied: false, .. } => Do::Copy,
             Move { committed: false, .. } => Do::Commit,
             Move { committed: true, start: true, runs_on_target: false, .. } => Do::StartOnTarget,
-            Move { committed: true, on_source: true, .. } => Do::CleanSource,
+            Move { committed: true, shared: false, on_source: true, .. } => Do::CleanSource,
             Move { committed: true, .. } => Do::Done,
         }
     }
@@ -109,7 +111,7 @@ impl Move {
     pub fn undo(&self) -> Vec<Undo> {
         let mut all = Vec::new();
         if !self.committed {
-            if self.copied {
+            if self.copied && !self.shared {
                 all.push(Undo::RemoveCopy);
             }
             if self.start && !self.runs_on_source {
@@ -183,6 +185,7 @@ mod tests {
     const FRESH: Move = Move {
         committed: false,
         runs_on_source: true,
+        shared: false,
         copied: false,
         on_source: true,
         start: true,
@@ -221,6 +224,23 @@ mod tests {
     }
 
     #[test]
+    fn what_both_members_reach_is_neither_copied_nor_removed() {
+        for start in [true, false] {
+            // The files are seen on either side all the time.
+            let mut now = Move { start, runs_on_source: start, shared: true, copied: true, ..FRESH };
+            let mut steps = Vec::new();
+            while now.next() != Do::Done {
+                assert!(!(now.runs_on_source && now.runs_on_target), "never two at once");
+                steps.push(now.next());
+                now = carry_out(now, now.next());
+            }
+            assert!(now.committed && now.on_source && now.runs_on_target == start);
+            let all = [Do::StopOnSource, Do::Commit, Do::StartOnTarget];
+            assert_eq!(steps, if start { all.to_vec() } else { vec![Do::Commit] });
+        }
+    }
+
+    #[test]
     fn giving_up_before_the_commit_leaves_it_running_where_it_was() {
         for (m, want) in [
             (FRESH, vec![]),
@@ -228,6 +248,8 @@ mod tests {
             (Move { runs_on_source: false, copied: true, ..FRESH }, vec![Undo::RemoveCopy, Undo::StartOnSource]),
             (Move { runs_on_source: false, copied: true, committed: true, ..FRESH }, vec![]),
             (Move { runs_on_source: false, start: false, ..FRESH }, vec![]),
+            // What the target sees is no copy.
+            (Move { runs_on_source: false, shared: true, copied: true, ..FRESH }, vec![Undo::StartOnSource]),
         ] {
             assert_eq!(m.undo(), want, "{m:?}");
         }

@@ -9,6 +9,7 @@ mod events;
 mod fork;
 mod instances;
 mod join;
+mod leases;
 mod locks;
 mod moved;
 mod operations;

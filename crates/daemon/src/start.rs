@@ -16,7 +16,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, instances, join, moved, plans, removed, services};
+use crate::{certs, instances, join, leases, moved, plans, removed, services};
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
@@ -90,6 +90,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     services::pools::start(daemon).await?;
     services::networks::start(daemon).await?;
     instances::boot::take_up(daemon).await?;
+    leases::give_back_stale(daemon).await;
     services::volumes::recover::start(daemon).await?;
     daemon.ready.send_replace(true);
     daemon.watch_health();
@@ -99,8 +100,10 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
+    tokio::spawn(services::shared_pools::watch(daemon.clone()));
     tokio::spawn(services::events::members::follow(daemon.clone()));
     tokio::spawn(plans::watch(daemon.clone()));
+    tokio::spawn(leases::keep(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())
 }

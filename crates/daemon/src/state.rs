@@ -100,6 +100,8 @@ pub struct Daemon {
     pub placing: Placing,
     /// Plans that this member carries out.
     pub plans: Plans,
+    /// Leases of volumes that all members reach.
+    pub leases: crate::leases::Leases,
     /// What it listens on, by configuration key.
     pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
     /// True once this member has caught up with the others; requests wait for that.
@@ -154,6 +156,7 @@ impl Daemon {
             instances: Instances::default(),
             placing: Placing::default(),
             plans: Plans::default(),
+            leases: crate::leases::Leases::default(),
             listeners: Mutex::default(),
             ready: tokio::sync::watch::Sender::new(false),
             networks,

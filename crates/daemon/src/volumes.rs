@@ -5,8 +5,8 @@
 //! the callers once the files are in place; files that no row speaks of are swept when the member starts.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::endpoint::{encode, fill};
@@ -14,7 +14,10 @@ use api::{Error, Kind, Result};
 use bytes::{Buf as _, Bytes};
 use db::Tx;
 use db::volumes::{Filter, Volume as Row, VolumeType};
+use drivers::storage::lease::{self, Held, Renewed, Seen, Watch};
+use drivers::storage::shared::Sharing;
 use drivers::storage::{Driver, Part, Volume};
+use host::clock::since_boot;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response};
@@ -29,6 +32,8 @@ use crate::state::Daemon;
 const PIECE: usize = 256 << 10;
 /// Pieces that wait to be sent, or to be written.
 const QUEUE: usize = 8;
+/// How long is waited before a volume is looked at again that another member changes.
+const LOCKED: Duration = Duration::from_millis(50);
 /// How long the other member may say nothing.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -37,10 +42,99 @@ pub fn routes(r: &mut Router) {
     r.raw(&api::internal::VOLUME_FILES_STREAM, serve);
 }
 
-/// Makes sure that nobody else changes the files of a volume of this member meanwhile.
-pub async fn lock(daemon: &Daemon, pool: &str, volume: &Volume) -> OwnedMutexGuard<()> {
-    let pool = daemon.paths.root().join("storage-pools").join(pool);
-    crate::locks::hold(pool.join(volume.kind.folder()).join(&volume.name)).await
+/// While this is kept nobody else changes the files of a volume: nobody on this member, and in a pool that all members
+/// reach nobody at all.
+pub struct Lock {
+    held: Option<Arc<Mutex<Held>>>,
+    local: Option<OwnedMutexGuard<()>>,
+    renewing: Option<tokio::task::AbortHandle>,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+        }
+        let (Some(held), local) = (self.held.take(), self.local.take()) else { return };
+        let give_back = move || {
+            if let Err(e) = exclusive(&held).forget() {
+                tracing::warn!("giving the lock of a volume back: {e}");
+            }
+            drop(local);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(give_back)),
+            Err(_) => give_back(),
+        }
+    }
+}
+
+/// Waits until nobody else changes the files of a volume.
+pub async fn lock(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<Lock> {
+    let place = daemon.paths.root().join("storage-pools").join(pool);
+    let local = Some(crate::locks::hold(place.join(volume.kind.folder()).join(&volume.name)).await);
+    let Some(sharing) = sharing(daemon, pool).await? else { return Ok(Lock { held: None, local, renewing: None }) };
+    let mut watch = Watch::default();
+    loop {
+        let (volume, sharing) = (volume.clone(), sharing.clone());
+        let tried = blocking::run(move || Ok((take_lock(&sharing, &volume, &mut watch), watch))).await?;
+        watch = tried.1;
+        if let Some(held) = tried.0? {
+            let held = Arc::new(Mutex::new(held));
+            let renewing = Some(tokio::spawn(keep(held.clone())).abort_handle());
+            return Ok(Lock { held: Some(held), local, renewing });
+        }
+        tokio::time::sleep(LOCKED).await;
+    }
+}
+
+/// The lock of a volume, unless another member has it.
+pub async fn lock_now(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<Option<Lock>> {
+    if let Some(sharing) = sharing(daemon, pool).await? {
+        let (of, own) = (volume.clone(), sharing.owner.id);
+        let now = blocking::run(move || sharing.locks.read(&of)).await?;
+        if now.is_some_and(|r| r.owner != own && r.state == lease::State::Held) {
+            return Ok(None);
+        }
+    }
+    lock(daemon, pool, volume).await.map(Some)
+}
+
+/// What keeps the volumes of a pool from being used by two members, if all members reach them.
+pub async fn sharing(daemon: &Arc<Daemon>, pool: &str) -> Result<Option<Sharing>> {
+    Ok(pools::open(daemon, pool).await?.sharing().cloned())
+}
+
+/// Takes the lock of a volume if it is free, or its owner is gone.
+fn take_lock(sharing: &Sharing, volume: &Volume, watch: &mut Watch) -> Result<Option<Held>> {
+    let (locks, owner) = (&sharing.locks, &sharing.owner);
+    let taken = match watch.look(locks, volume, since_boot)? {
+        Seen::Lapsed(seen) => locks.take_over(volume, owner, lease::TTL, since_boot, &seen),
+        Seen::Held(seen) if seen.owner != owner.id => return Ok(None),
+        _ => locks.take(volume, owner, lease::TTL, since_boot),
+    };
+    match taken {
+        Err(e) if e.kind == Kind::Conflict => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Renews a lock for as long as it is needed.
+async fn keep(held: Arc<Mutex<Held>>) {
+    loop {
+        tokio::time::sleep(lease::TTL / 4).await;
+        let of = held.clone();
+        match blocking::run(move || exclusive(&of).renew(since_boot)).await {
+            Ok(Renewed::Kept) => {}
+            Ok(Renewed::Lost(why)) => return tracing::error!("the lock of a volume is lost: {why}"),
+            Err(e) => tracing::warn!("renewing the lock of a volume: {e}"),
+        }
+    }
+}
+
+/// Renewing and giving back never meet.
+fn exclusive(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A volume of another member.
@@ -151,13 +245,13 @@ async fn asked(cx: &Cx) -> Result<(Arc<dyn Driver>, Volume)> {
     Ok((pools::open(&cx.daemon, cx.arg(0)).await?, Volume { kind, name: cx.arg(2).to_owned() }))
 }
 
-/// True if a row says that the volume of that name lies on this member.
+/// True if a row says that the volume of that name lies on this member, or that all reach it.
 pub async fn owned(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<bool> {
     let (pool, own, volume) = (pool.to_owned(), daemon.member_id(), volume.clone());
     daemon.db().read(move |tx| Ok(rows(tx, &pool, own)?.iter().any(|r| files(r).as_ref() == Some(&volume)))).await
 }
 
-/// The volumes of a pool that lie on a member, as their rows say.
+/// The volumes of a pool that lie on a member, or that all reach, as their rows say.
 pub fn rows(tx: &Tx<'_>, pool: &str, member: i64) -> Result<Vec<Row>> {
     let pool = db::pools::id(tx, pool)?;
     db::volumes::list(tx, Filter { pool: Some(pool), member: Some(member), ..Filter::default() })
@@ -175,7 +269,7 @@ pub fn files(row: &Row) -> Option<Volume> {
 
 async fn delete_files(cx: Cx, (): ()) -> Result<()> {
     let (driver, volume) = asked(&cx).await?;
-    let _lock = lock(&cx.daemon, cx.arg(0), &volume).await;
+    let _lock = lock(&cx.daemon, cx.arg(0), &volume).await?;
     // Whoever asks may be late: the volume may have come back, or another one of that name been made.
     if owned(&cx.daemon, cx.arg(0), &volume).await? {
         return Err(Error::conflict("The volume belongs to this member: it is deleted, not removed"));
@@ -198,7 +292,7 @@ async fn serve(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
     if !there {
         return Err(Error::not_found("This member doesn't have that volume"));
     }
-    let lock = lock(&cx.daemon, cx.arg(0), &volume).await;
+    let lock = lock(&cx.daemon, cx.arg(0), &volume).await?;
     let (pieces, mut queue) = mpsc::channel(QUEUE);
     tokio::task::spawn_blocking(move || {
         let _lock = lock;

@@ -334,6 +334,11 @@ pub fn delete(tx: &Tx<'_>, id: i64, now: Timestamp) -> Result<()> {
     tx.run(home, [id])?;
     let images = format!("DELETE FROM images WHERE fingerprint IN (SELECT i.fingerprint {ONLY_THERE})");
     tx.run(&images, [id])?;
+    // Custom volumes that all members reach stay; the roots of instances go with them wherever they lie.
+    let roots = "DELETE FROM storage_volumes WHERE node_id IS NULL AND type IN (0, 3) AND EXISTS (
+                     SELECT 1 FROM instances i WHERE i.node_id = ?1 AND i.name = storage_volumes.name
+                     AND i.project_id = storage_volumes.project_id)";
+    tx.run(roots, [id])?;
     touched(tx.run("DELETE FROM nodes WHERE id = ?1", [id])?, NOT_FOUND)?;
     forget_empty_domains(tx)?;
     for (entity, table) in

@@ -10,9 +10,9 @@ use db::warnings::Subject;
 use drivers::instance::Status;
 
 use super::{Loaded, devices, of_this_member, start, stop};
-use crate::blocking;
 use crate::services::instances::files_follow;
 use crate::state::Daemon;
+use crate::{blocking, leases};
 
 /// Takes up the instances that run, and tidies up after those that have stopped while no daemon was there.
 pub async fn take_up(daemon: &Arc<Daemon>) -> Result<()> {
@@ -33,6 +33,7 @@ pub async fn take_up(daemon: &Arc<Daemon>) -> Result<()> {
             }
             Ok(status) => {
                 stop::watch(daemon, l.row.id, l.id());
+                leases::take_up(daemon, &l).await;
                 daemon.instances.set_frozen(l.row.id, matches!(status, Status::Frozen | Status::Freezing));
             }
             Err(e) => tracing::warn!("instance {}: {e}", l.id()),

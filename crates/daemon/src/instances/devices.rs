@@ -14,9 +14,9 @@ use incus_core::disk::{self, Disk, Source};
 use incus_core::lxc_conf::{Link, Mount};
 
 use super::Loaded;
-use crate::blocking;
 use crate::services::pools;
 use crate::state::Daemon;
+use crate::{blocking, leases};
 
 /// A managed network, as devices need it.
 #[derive(Clone)]
@@ -134,7 +134,7 @@ async fn source(daemon: &Arc<Daemon>, l: &Loaded, disk: &Disk) -> Result<Option<
                 )))
             }
         }
-        Source::Volume { pool, name } => volume(daemon, &l.row.project, pool, name).await,
+        Source::Volume { pool, name } => volume(daemon, l, pool, name).await,
     };
     match found {
         Ok(path) => Ok(Some(path)),
@@ -143,13 +143,19 @@ async fn source(daemon: &Arc<Daemon>, l: &Loaded, disk: &Disk) -> Result<Option<
     }
 }
 
-/// Where a custom volume lies on this member.
-async fn volume(daemon: &Arc<Daemon>, project: &str, pool: &str, name: &str) -> Result<PathBuf> {
-    let (project, asked) = (project.to_owned(), name.to_owned());
+/// The files of a custom volume that an instance uses.
+async fn custom(daemon: &Arc<Daemon>, l: &Loaded, name: &str) -> Result<Volume> {
+    let project = l.row.project.clone();
     let project = daemon.db().peek(move |tx| holder(tx, &project, Feature::Volumes)).await?;
+    Ok(Volume::new(Kind::Custom, &project, name))
+}
+
+/// Where a custom volume lies on this member, which uses it for the instance from now on.
+async fn volume(daemon: &Arc<Daemon>, l: &Loaded, pool: &str, name: &str) -> Result<PathBuf> {
     let driver = pools::open(daemon, pool).await?;
-    let volume = Volume::new(Kind::Custom, &project, &asked);
+    let volume = custom(daemon, l, name).await?;
     if driver.exists(&volume) {
+        leases::take(daemon, l.row.id, pool, &volume).await?;
         Ok(driver.path(&volume))
     } else {
         Err(Error::not_found(format!("Storage volume \"{name}\" not found in the pool \"{pool}\" of this member")))
@@ -189,13 +195,26 @@ pub async fn add_disk(daemon: &Arc<Daemon>, l: &Loaded, disk: &Disk) -> Result<(
         recursive: disk.recursive,
         shift: disk.shift && !l.privileged(),
     };
-    blocking::run(move || containers.mount(&id, &mount)).await
+    let mounted = blocking::run(move || containers.mount(&id, &mount)).await;
+    if mounted.is_err()
+        && let Source::Volume { pool, name } = &disk.source
+    {
+        leases::give_back_one(daemon, l.row.id, pool, &custom(daemon, l, name).await?).await;
+    }
+    mounted
 }
 
 /// Takes a disk out of the running instance.
 pub async fn remove_disk(daemon: &Arc<Daemon>, l: &Loaded, disk: &Disk) -> Result<()> {
     let (containers, id, target) = (daemon.containers.clone(), l.id(), format!("/{}", disk.target));
-    blocking::run(move || containers.unmount(&id, &target)).await
+    blocking::run(move || containers.unmount(&id, &target)).await?;
+    let others = disk::disks(&l.devices)?;
+    if let Source::Volume { pool, name } = &disk.source
+        && !others.iter().any(|o| o.device != disk.device && o.source == disk.source)
+    {
+        leases::give_back_one(daemon, l.row.id, pool, &custom(daemon, l, name).await?).await;
+    }
+    Ok(())
 }
 
 /// Plugs a network device into the running instance; what is to be noted about it.

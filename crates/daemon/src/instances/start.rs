@@ -1,6 +1,6 @@
 //! Starting an instance.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use api::key::{Config, Read as _};
@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::{Loaded, devices, stop};
 use crate::state::Daemon;
-use crate::{blocking, plans};
+use crate::{blocking, leases, plans};
 
 /// The ids that containers have on this machine.
 static IDMAP: LazyLock<Idmap> = LazyLock::new(|| {
@@ -37,6 +37,15 @@ pub async fn start_for(daemon: &Arc<Daemon>, l: &Loaded, plan: Option<&str>) -> 
     }
     daemon.must_take_instances()?;
     let volume = super::volume_path(daemon, l).await?;
+    leases::take_root(daemon, l).await?;
+    let started = start_with(daemon, l, volume, plan).await;
+    if started.is_err() {
+        leases::give_back(daemon, l.row.id).await;
+    }
+    started
+}
+
+async fn start_with(daemon: &Arc<Daemon>, l: &Loaded, volume: PathBuf, plan: Option<&str>) -> Result<()> {
     let nics = devices::resolve_all(daemon, l).await?;
     let plugs = devices::prepare(daemon, &nics).await?;
     let notes = nics.iter().map(|n| &n.volatile).chain(plugs.iter().map(|p| &p.volatile));

@@ -8,8 +8,8 @@ use drivers::instance::End;
 use tokio::sync::watch;
 
 use super::{Loaded, Running, by_id, devices, start};
-use crate::blocking;
 use crate::state::Daemon;
+use crate::{blocking, leases};
 
 /// How long to wait for a majority before it is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -73,6 +73,21 @@ pub async fn stop(daemon: &Arc<Daemon>, l: &Loaded, how: How, ending: Ending) ->
                 "Failed shutting down instance, status is \"{status}\": it did not stop in time (stop it by force)"
             )))
         }
+    }
+}
+
+/// Ends an instance of this member at once, because it must not use its volumes any more. It counts as running all the
+/// same. Whoever holds its lock is not waited for.
+pub async fn end_now(daemon: &Arc<Daemon>, row: i64) {
+    let id = {
+        let mut running = daemon.instances.running();
+        let Some(entry) = running.get_mut(&row) else { return };
+        entry.stopping = Some(Ending { keep_power: true, restart: false, clean: false });
+        entry.name.clone()
+    };
+    let containers = daemon.containers.clone();
+    if let Err(e) = blocking::run(move || containers.stop(&id)).await {
+        tracing::error!("ending instance {row}: {e}");
     }
 }
 
@@ -144,6 +159,7 @@ async fn tidy_up(daemon: &Arc<Daemon>, row: i64, ending: Option<Ending>, end: En
     if let Ok(nics) = devices::resolve_all(daemon, &l).await {
         devices::clean(daemon, &nics).await;
     }
+    leases::give_back(daemon, row).await;
     let again = end == End::Reboot && ending.is_none();
     let keep = again || ending.is_some_and(|e| e.keep_power || e.restart);
     match note_stop(daemon, &l, keep).await {
@@ -200,10 +216,14 @@ async fn note_stop_later(daemon: Arc<Daemon>, l: Loaded, keep_power: bool) {
 /// Writes down that an instance has stopped; with `keep_power` it still counts as one that runs.
 pub async fn note_stop(daemon: &Arc<Daemon>, l: &Loaded, keep_power: bool) -> Result<()> {
     let gone: Vec<String> = devices::nics(l).flat_map(|(name, _)| drivers::device::nic::running_notes(name)).collect();
-    let id = l.row.id;
+    let (id, own) = (l.row.id, daemon.member_id());
     daemon
         .db()
         .write(move |tx| {
+            if db::instances::by_id(tx, id)?.member_id != own {
+                // Another member has taken it over, and says by now how it is.
+                return Ok(());
+            }
             let power = (!keep_power).then_some(("volatile.last_state.power", Some("STOPPED")));
             let gone = gone.iter().map(|key| (key.as_str(), None));
             db::instances::patch_config(tx, id, gone.chain(power))

@@ -15,6 +15,7 @@ use super::{Body, Part, Spot, Wanted, begin, must_be_free};
 use crate::edge::Cx;
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::{Operation, Resources};
+use crate::services::pools;
 use crate::state::Daemon;
 
 /// Notes the name of the member from which an evacuation has taken an instance.
@@ -29,7 +30,8 @@ pub async fn evacuate(cx: &Cx, mode: Option<Mode>) -> Result<Arc<Operation>> {
     begin(&cx.daemon, about_member(Kind::Evacuate), move |tx| {
         db::members::advance(tx, own, Event::Evacuate)?;
         let here = loaded(tx, |tx| db::instances::list(tx, Filter { member: Some(own), ..Filter::default() }))?;
-        let known = here.iter().map(|l| known(&daemon, l)).collect::<Result<Vec<_>>>()?;
+        let remote = pools::remote_names(tx)?;
+        let known = here.iter().map(|l| known(&daemon, l, &remote)).collect::<Result<Vec<_>>>()?;
         let steps = planner::evacuate(&known, &members, own, mode)?;
         let name = db::members::get(tx, own)?.name;
         let parts = here.iter().zip(steps).map(|(l, step)| {
@@ -75,7 +77,8 @@ pub async fn restore(cx: &Cx, skip: bool) -> Result<Arc<Operation>> {
         let all = loaded(tx, |tx| db::instances::list(tx, Filter::default()))?;
         let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(|l| l.row.member_id == own);
         let guests = elsewhere.into_iter().filter(|l| l.row.config.get(ORIGIN) == Some(&name)).collect::<Vec<_>>();
-        let known = |l: &Loaded| known(&daemon, l);
+        let remote = pools::remote_names(tx)?;
+        let known = |l: &Loaded| known(&daemon, l, &remote);
         let (local, away) = (
             here.iter().map(known).collect::<Result<Vec<_>>>()?,
             guests.iter().map(known).collect::<Result<Vec<_>>>()?,
@@ -101,7 +104,7 @@ fn loaded(tx: &Tx<'_>, list: impl Fn(&Tx<'_>) -> Result<Vec<db::instances::Insta
 }
 
 /// What the planner needs to know of an instance.
-fn known(daemon: &Daemon, l: &Loaded) -> Result<planner::Instance> {
+fn known(daemon: &Daemon, l: &Loaded, remote: &[String]) -> Result<planner::Instance> {
     let ran = l.config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
     Ok(planner::Instance {
         id: l.row.id,
@@ -113,7 +116,7 @@ fn known(daemon: &Daemon, l: &Loaded) -> Result<planner::Instance> {
         mode: Mode::parse(&l.config.read(&api::keys::instance::EVACUATE))?.unwrap_or(Mode::Auto),
         timeout: timeout(l),
         group: l.config.get("volatile.cluster.group").cloned(),
-        tied: planner::tie(&l.devices),
+        tied: planner::tie(&l.devices, remote),
     })
 }
 

@@ -153,7 +153,7 @@ async fn fetch(
     (from_pool, from): (&str, &Volume),
     (pool, volume): (&str, &Volume),
 ) -> Result<()> {
-    let _lock = volumes::lock(daemon, pool, volume).await;
+    let _lock = volumes::lock(daemon, pool, volume).await?;
     let to = pools::open(daemon, pool).await?;
     if to.exists(volume) {
         return Ok(());
@@ -181,19 +181,25 @@ async fn fetch(
     done
 }
 
-/// Removes files that no row gives to this member, and what is left of the container beside them.
+/// Removes files that no row gives to this member or to all, and what is left of the container beside them.
 async fn remove(daemon: &Arc<Daemon>, id: i64, pool: &str, volume: &Volume) -> Result<()> {
-    let _lock = volumes::lock(daemon, pool, volume).await;
-    if volumes::owned(daemon, pool, volume).await? {
+    let _lock = volumes::lock(daemon, pool, volume).await?;
+    let owned = volumes::owned(daemon, pool, volume).await?;
+    let driver = pools::open(daemon, pool).await?;
+    // What all members reach stays where it is while its instance goes from one to the other.
+    let stays = owned && driver.sharing().is_some();
+    if owned && !stays {
         return Err(Error::conflict(format!(
             "The storage pool \"{pool}\" has a volume \"{}\" that belongs to another instance",
             volume.name
         )));
     }
-    let (driver, containers, volume) = (pools::open(daemon, pool).await?, daemon.containers.clone(), volume.clone());
+    let (containers, volume) = (daemon.containers.clone(), volume.clone());
     let runs = daemon.instances.runs(id);
     blocking::run(move || {
-        driver.delete_volume(&volume)?;
+        if !stays {
+            driver.delete_volume(&volume)?;
+        }
         // In another pool of the same member it may run under this name.
         if !runs && let Err(e) = containers.forget(&volume.name) {
             tracing::warn!("forgetting {}: {e}", volume.name);

@@ -22,6 +22,7 @@ use super::runner::{Outcome, Run};
 use super::{member, point};
 use crate::events;
 use crate::instances::{self, placing};
+use crate::services::pools;
 use crate::state::Daemon;
 
 /// How often it is told how much has come over.
@@ -50,8 +51,19 @@ pub async fn migrate(run: &Run<'_>, number: usize, part: &Part) -> Outcome {
     let step = run.plan.steps.iter().find(|s| s.number == number);
     // One that was begun goes on to the member that it was going to.
     let begun = step.filter(|s| s.state == StepState::Running).and_then(|s| s.member);
-    let mut moving =
-        Moving { run, number, part, to: begun.unwrap_or(part.step.to), lost: Vec::new(), tries: AtomicU32::new(0) };
+    let shared = match lies_shared(run.daemon, part).await {
+        Ok(shared) => shared,
+        Err(e) => return Outcome::Failed(e),
+    };
+    let mut moving = Moving {
+        run,
+        number,
+        part,
+        shared,
+        to: begun.unwrap_or(part.step.to),
+        lost: Vec::new(),
+        tries: AtomicU32::new(0),
+    };
     let mut next = if begun.is_some() { Ok(()) } else { moving.set_out().await };
     loop {
         if let Err(outcome) = next {
@@ -62,10 +74,18 @@ pub async fn migrate(run: &Run<'_>, number: usize, part: &Part) -> Outcome {
     }
 }
 
+/// True if both members reach the files where they are, so that only the instance moves.
+async fn lies_shared(daemon: &Arc<Daemon>, part: &Part) -> api::Result<bool> {
+    let remote = daemon.db().peek(pools::remote_names).await?;
+    Ok(part.source.same_place(&part.target) && remote.contains(&part.source.pool))
+}
+
 struct Moving<'a> {
     run: &'a Run<'a>,
     number: usize,
     part: &'a Part,
+    /// Both members reach its files: nothing is copied.
+    shared: bool,
     /// Row id of the member that it goes to.
     to: i64,
     /// Members that it was to go to and that were lost.
@@ -143,6 +163,7 @@ impl Moving<'_> {
             committed,
             // On the same member it is either the old or the new one that runs.
             runs_on_source: source.runs && !(here && committed),
+            shared: self.shared,
             copied: target.exists,
             on_source: source.exists,
             start: self.part.step.start,
@@ -176,7 +197,13 @@ impl Moving<'_> {
                 point(self.run, "clean", "after").await;
                 cleaned.map(drop).map_err(|e| self.done(&format!("; its old files could not be removed: {e}")))
             }
-            Do::Done => Err(self.done("")),
+            Do::Done => {
+                if self.shared {
+                    // Its files stay; what lies beside them on the old member, as its log, goes if that is there.
+                    let _ = self.ask_source(Task::Remove).await;
+                }
+                Err(self.done(""))
+            }
         }
     }
 
@@ -403,7 +430,8 @@ fn place(tx: &Tx<'_>, id: i64, (from, old): (i64, &Spot), (to, new): (i64, &Spot
         let profiles = new.settings.as_ref().map_or(&row.profiles, |s| &s.profiles);
         db::instances::set_project(tx, id, &new.project, profiles)?;
     }
-    db::volumes::set_place(tx, volume.id, db::pools::id(tx, &new.pool)?, Some(to), &new.project)?;
+    let pool = db::pools::id(tx, &new.pool)?;
+    db::volumes::set_place(tx, volume.id, pool, pools::holder(tx, pool, to)?, &new.project)?;
     if renamed {
         db::instances::rename(tx, id, &new.name)?;
         db::volumes::rename(tx, volume.id, &new.name)?;

@@ -119,7 +119,9 @@ async fn abort(cx: Cx, body: Value) -> Result<()> {
 
 async fn remove_pool(cx: Cx, body: Value) -> Result<()> {
     let (name, config) = (read(body["name"].clone())?, read(body["config"].clone())?);
-    super::pools::remove_place(&cx.daemon, name, config).await
+    // Members of before have only one sort of pools.
+    let backend = body["driver"].as_str().unwrap_or("dir");
+    super::pools::remove_place(&cx.daemon, backend, name, config).await
 }
 
 async fn remove_raft_node(cx: Cx, (): ()) -> Result<()> {

@@ -34,6 +34,7 @@ pub mod project_rules;
 pub mod projects;
 pub mod removal;
 pub mod server;
+pub mod shared_pools;
 pub mod tokens;
 pub mod volumes;
 pub mod warnings;

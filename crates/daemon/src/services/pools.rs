@@ -13,16 +13,26 @@ use api::{Error, Result};
 use db::Tx;
 use db::members::Member;
 use db::pools::{Pool, Progress};
-use drivers::storage::Driver;
 use drivers::storage::dir::Dir;
+use drivers::storage::lease::Owner;
+use drivers::storage::shared::Shared;
+use drivers::storage::{BACKENDS, Driver, is_remote};
 use serde_json::Value;
 
 use super::placed::{status, wait_for_others, whose};
+use crate::blocking;
 use crate::edge::{Cx, Router};
 use crate::state::Daemon;
 
 /// The keys that each member has of its own.
 const MEMBERS_OWN: &[&str] = &["source"];
+/// The key of the id that a shared directory is recognised by; nobody sets it.
+const MARK: &str = "volatile.uuid";
+
+/// True if a key is each member's own in pools of that driver, rather than the same everywhere.
+fn is_members_own(driver: &str, key: &str) -> bool {
+    MEMBERS_OWN.contains(&key) && !is_remote(driver)
+}
 
 pub fn routes(r: &mut Router) {
     r.list(&api::storage::LIST, list);
@@ -70,10 +80,19 @@ async fn get(cx: Cx, (): ()) -> Result<StoragePool> {
 }
 
 fn check(config: &Config, driver: &str) -> Result<()> {
-    if driver != "dir" {
-        return Err(Error::bad_request(format!("Unknown storage driver \"{driver}\": this server has \"dir\"")));
+    if BACKENDS.iter().all(|b| b.name != driver) {
+        let all: Vec<String> = BACKENDS.iter().map(|b| format!("\"{}\"", b.name)).collect();
+        return Err(Error::bad_request(format!(
+            "Unknown storage driver \"{driver}\": this server has {}",
+            all.join(" and ")
+        )));
     }
-    let known = |k: &str| MEMBERS_OWN.contains(&k) || k.starts_with("user.") || k.starts_with("rsync.");
+    let known = |k: &str| {
+        MEMBERS_OWN.contains(&k)
+            || k.starts_with("user.")
+            || k.starts_with("rsync.")
+            || (k == MARK && is_remote(driver))
+    };
     if let Some(key) = config.keys().find(|k| !known(k)) {
         return Err(Error::bad_request(format!("Invalid option for storage pool: \"{key}\"")));
     }
@@ -88,14 +107,18 @@ fn check(config: &Config, driver: &str) -> Result<()> {
 async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
     api::name::plain("storage pool", &new.name)?;
     check(&new.config, &new.driver)?;
-    let (own, shared): (Config, Config) = new
+    if new.config.contains_key(MARK) {
+        return Err(Error::bad_request(format!("\"{MARK}\" is the server's own")));
+    }
+    let with_target = !cx.param("target").is_empty();
+    let (own, mut shared): (Config, Config) = new
         .config
         .clone()
         .into_iter()
         .filter(|(_, v)| !v.is_empty())
-        .partition(|(k, _)| MEMBERS_OWN.contains(&k.as_str()));
+        .partition(|(k, _)| is_members_own(&new.driver, k) || with_target && MEMBERS_OWN.contains(&k.as_str()));
     let daemon = &cx.daemon;
-    if !cx.param("target").is_empty() {
+    if with_target {
         let (target, name) = (cx.param("target").to_owned(), new.name.clone());
         let id = daemon.view(move |tx| db::members::id(tx, &target)).await?;
         if !shared.is_empty() {
@@ -107,7 +130,12 @@ async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
         return Err(Error::bad_request("Config key \"source\" is specific to each member: set it with a target"));
     }
     let name = new.name.clone();
-    daemon
+    if is_remote(&new.driver) {
+        shared.insert(MARK.into(), uuid::Uuid::new_v4().to_string());
+    }
+    let made =
+        if is_remote(&new.driver) { Some(make_shared(daemon, &name, &new.driver, &shared).await?) } else { None };
+    let recorded = daemon
         .write(move |tx| {
             let announced =
                 db::pools::list(tx)?.into_iter().find(|p| p.name == new.name && p.state == Progress::Pending);
@@ -124,11 +152,20 @@ async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
             }
             db::pools::set_state(tx, id, Progress::Created)
         })
-        .await?;
+        .await;
+    if let Err(e) = recorded {
+        return Err(match made {
+            Some(driver) => unmake_shared(daemon, &name, driver, e).await,
+            None => e,
+        });
+    }
     if let Err(e) = make_own(daemon, &name).await {
         let gone = name.clone();
         daemon.write(move |tx| db::pools::delete(tx, db::pools::id(tx, &gone)?)).await?;
-        return Err(e);
+        return Err(match made {
+            Some(driver) => unmake_shared(daemon, &name, driver, e).await,
+            None => e,
+        });
     }
     let wanted = name.clone();
     wait_for_others(daemon, move |tx| Ok(db::pools::get(tx, &wanted)?.members)).await;
@@ -138,34 +175,102 @@ async fn create(cx: Cx, new: StoragePoolsPost) -> Result<()> {
     Ok(())
 }
 
+/// Makes a pool that all members are to reach: it is there before anybody hears of it, so that others find it.
+async fn make_shared(daemon: &Arc<Daemon>, name: &str, backend: &str, config: &Config) -> Result<Arc<dyn Driver>> {
+    let (wanted, own) = (name.to_owned(), daemon.member_id());
+    let announced = daemon.view(move |tx| Ok(db::pools::list(tx)?.into_iter().find(|p| p.name == wanted))).await?;
+    let mut config = config.clone();
+    match announced {
+        Some(pool) if pool.state == Progress::Pending && pool.driver == backend => {
+            config.extend(pool.members.into_iter().filter(|p| p.member_id == own).flat_map(|p| p.config));
+        }
+        // The transaction would refuse it; nothing is to be made before.
+        Some(_) => return Err(Error::conflict(format!("Storage pool \"{name}\" already exists"))),
+        None => {}
+    }
+    if !config.contains_key("source") {
+        return Err(Error::bad_request(format!(
+            "The driver \"{backend}\" needs \"source\": the directory that all members mount"
+        )));
+    }
+    let driver = driver(daemon, backend, name, &config);
+    let making = driver.clone();
+    blocking::run(move || making.create()).await?;
+    Ok(driver)
+}
+
+/// Removes what was made for a pool that was refused, unless it came to be all the same; why it was refused.
+async fn unmake_shared(daemon: &Arc<Daemon>, name: &str, driver: Arc<dyn Driver>, e: Error) -> Error {
+    let wanted = name.to_owned();
+    match daemon.db().read(move |tx| db::pools::get(tx, &wanted)).await {
+        Err(gone) if gone.kind == api::Kind::NotFound => match blocking::run(move || driver.delete()).await {
+            Ok(()) => e,
+            Err(then) => Error { message: format!("{}; then the pool could not be removed: {then}", e.message), ..e },
+        },
+        _ => e,
+    }
+}
+
 /// Makes this member's place of a pool, if that has not been done yet.
 async fn make_own(daemon: &Arc<Daemon>, name: &str) -> Result<()> {
     let (wanted, own) = (name.to_owned(), daemon.member_id());
     // Whoever creates a pool or joins makes the place, and so does whoever sees the row: one of them at a time.
     let _lock = crate::locks::hold(daemon.paths.root().join("storage-pools").join(name)).await;
     let pool = daemon.db().peek(move |tx| db::pools::get(tx, &wanted)).await?;
-    let Some(place) = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Pending) else {
+    if !pool.members.iter().any(|p| p.member_id == own && p.state == Progress::Pending) {
         return Ok(());
-    };
-    let driver = driver(daemon, &pool.name, &place.config);
-    tokio::task::spawn_blocking(move || driver.create()).await.map_err(|e| Error::internal(e.to_string()))??;
+    }
+    let (driver, remote) = (driver_of(daemon, &pool), is_remote(&pool.driver));
+    blocking::run(move || if remote { driver.start() } else { driver.create() }).await?;
     daemon.db().write(move |tx| db::pools::set_member_state(tx, pool.id, own, Progress::Created)).await
 }
 
-fn driver(daemon: &Daemon, name: &str, own: &Config) -> Arc<dyn Driver> {
+/// A pool as this member reaches it.
+pub fn driver_of(daemon: &Daemon, pool: &Pool) -> Arc<dyn Driver> {
+    driver(daemon, &pool.driver, &pool.name, &pool.config_on(daemon.member_id()))
+}
+
+fn driver(daemon: &Daemon, backend: &str, name: &str, config: &Config) -> Arc<dyn Driver> {
     let path = daemon.paths.root().join("storage-pools").join(name);
-    let source = own.get("source").filter(|s| !s.is_empty()).map(PathBuf::from);
-    Arc::new(Dir::new(path, source))
+    let source = config.get("source").filter(|s| !s.is_empty()).map(PathBuf::from);
+    if !is_remote(backend) {
+        return Arc::new(Dir::new(path, source));
+    }
+    let owner = Owner { id: daemon.raft_id(), name: daemon.name() };
+    let mark = config.get(MARK).cloned().unwrap_or_default();
+    Arc::new(Shared::new(path, source.unwrap_or_default(), mark, owner))
+}
+
+/// The member that a volume in that pool lies on: the given one, or none if all reach it.
+pub fn holder(tx: &Tx<'_>, pool: i64, member: i64) -> Result<Option<i64>> {
+    let remote = db::pools::list(tx)?.into_iter().any(|p| p.id == pool && is_remote(&p.driver));
+    Ok((!remote).then_some(member))
+}
+
+/// Refuses if a member has no place of the pool that could be used, as where a shared directory isn't mounted.
+pub fn must_be_ready_on(tx: &Tx<'_>, pool: &str, member: i64) -> Result<()> {
+    if db::pools::get(tx, pool)?.state_on(member) == Some(Progress::Created) {
+        return Ok(());
+    }
+    let name = db::members::list(tx)?.into_iter().find(|m| m.id == member).map(|m| m.name).unwrap_or_default();
+    Err(Error::bad_request(format!(
+        "Storage pool \"{pool}\" is not ready on the cluster member \"{name}\" (\"incus warning list\" may say why)"
+    )))
+}
+
+/// Names of the pools that all members reach.
+pub fn remote_names(tx: &Tx<'_>) -> Result<Vec<String>> {
+    Ok(db::pools::list(tx)?.into_iter().filter(|p| is_remote(&p.driver)).map(|p| p.name).collect())
 }
 
 /// The pool of that name, as it is on this member.
 pub async fn open(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<dyn Driver>> {
     let (wanted, own) = (name.to_owned(), daemon.member_id());
     let pool = daemon.db().peek(move |tx| db::pools::get(tx, &wanted)).await?;
-    let place = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Created);
-    let place =
-        place.ok_or_else(|| Error::unavailable(format!("Storage pool \"{name}\" is not ready on this member")))?;
-    Ok(driver(daemon, name, &place.config))
+    if !pool.members.iter().any(|p| p.member_id == own && p.state == Progress::Created) {
+        return Err(Error::unavailable(format!("Storage pool \"{name}\" is not ready on this member")));
+    }
+    Ok(driver_of(daemon, &pool))
 }
 
 /// Makes this member's place of all pools that wait for it; called whenever the database has changed.
@@ -188,12 +293,11 @@ pub async fn sync(daemon: &Arc<Daemon>) -> Result<()> {
 pub async fn start(daemon: &Arc<Daemon>) -> Result<()> {
     let own = daemon.member_id();
     for pool in daemon.db().peek(db::pools::list).await? {
-        let Some(place) = pool.members.iter().find(|p| p.member_id == own && p.state == Progress::Created) else {
+        if !pool.members.iter().any(|p| p.member_id == own && p.state == Progress::Created) {
             continue;
-        };
-        let driver = driver(daemon, &pool.name, &place.config);
-        let started = tokio::task::spawn_blocking(move || driver.start().and_then(|()| driver.recover())).await;
-        if let Err(e) = started.map_err(|e| Error::internal(e.to_string())).and_then(|done| done) {
+        }
+        let driver = driver_of(daemon, &pool);
+        if let Err(e) = blocking::run(move || driver.start().and_then(|()| driver.recover())).await {
             tracing::error!("storage pool {}: {e}", pool.name);
         }
     }
@@ -216,7 +320,14 @@ pub async fn define_on_joiner(daemon: &Arc<Daemon>, own: &Member, answers: &[Mem
         })
         .await?;
     for pool in daemon.db().peek(db::pools::list).await? {
-        make_own(daemon, &pool.name).await.map_err(|e| e.context(format!("Storage pool \"{}\"", pool.name)))?;
+        match make_own(daemon, &pool.name).await {
+            // It can be mounted later: until then the place is in error (`shared_pools`).
+            Err(e) if is_remote(&pool.driver) => {
+                tracing::warn!("storage pool {}: {e}", pool.name);
+                daemon.write(move |tx| db::pools::set_member_state(tx, pool.id, id, Progress::Errored)).await?;
+            }
+            made => made.map_err(|e| e.context(format!("Storage pool \"{}\"", pool.name)))?,
+        }
     }
     Ok(())
 }
@@ -225,11 +336,9 @@ pub async fn define_on_joiner(daemon: &Arc<Daemon>, own: &Member, answers: &[Mem
 pub async fn forget_all(daemon: &Arc<Daemon>) -> Result<()> {
     let own = daemon.member_id();
     for pool in daemon.db().peek(db::pools::list).await? {
-        if let Some(place) = pool.members.iter().find(|p| p.member_id == own) {
-            let driver = driver(daemon, &pool.name, &place.config);
-            tokio::task::spawn_blocking(move || driver.delete())
-                .await
-                .map_err(|e| Error::internal(e.to_string()))??;
+        if pool.members.iter().any(|p| p.member_id == own) {
+            let driver = driver_of(daemon, &pool);
+            blocking::run(move || driver.leave()).await?;
         }
     }
     Ok(())
@@ -254,7 +363,9 @@ async fn change(cx: &Cx, old: &StoragePool, new: StoragePoolPut) -> Result<()> {
         return Err(Error::bad_request("The source of a storage pool can't be changed"));
     }
     let name = old.name.clone();
-    let shared: Config = new.config.into_iter().filter(|(k, _)| !MEMBERS_OWN.contains(&k.as_str())).collect();
+    let driver = &old.driver;
+    let mut shared: Config = new.config.into_iter().filter(|(k, _)| !is_members_own(driver, k)).collect();
+    shared.extend(old.config.get(MARK).map(|id| (MARK.to_owned(), id.clone())));
     cx.daemon.write(move |tx| db::pools::update(tx, db::pools::id(tx, &name)?, &new.description, &shared)).await?;
     cx.daemon.tell("storage-pool-updated", format!("/1.0/storage-pools/{}", old.name), &cx.caller);
     Ok(())
@@ -263,6 +374,17 @@ async fn change(cx: &Cx, old: &StoragePool, new: StoragePoolPut) -> Result<()> {
 async fn delete(cx: Cx, (): ()) -> Result<()> {
     let daemon = &cx.daemon;
     let name = cx.arg(0).to_owned();
+    let wanted = name.clone();
+    let pool = daemon.view(move |tx| db::pools::get(tx, &wanted)).await?;
+    let remote = is_remote(&pool.driver);
+    if remote {
+        // Whoever deletes it has to reach it; one that was never made is only a row.
+        let driver = driver_of(daemon, &pool);
+        let reached = blocking::run(move || driver.usage()).await;
+        if pool.state == Progress::Created {
+            reached.map_err(|e| e.context("The storage pool can't be deleted on this member"))?;
+        }
+    }
     let pool = daemon
         .write(move |tx| {
             let pool = db::pools::get(tx, &name)?;
@@ -279,14 +401,15 @@ async fn delete(cx: Cx, (): ()) -> Result<()> {
     let snapshot = daemon.snapshot();
     for place in &pool.members {
         if place.member_id == daemon.member_id() {
-            let driver = driver(daemon, &pool.name, &place.config);
-            tokio::task::spawn_blocking(move || driver.delete())
-                .await
-                .map_err(|e| Error::internal(e.to_string()))??;
+            // A pool that was never made has nothing that could be removed.
+            if pool.state == Progress::Created {
+                let driver = driver_of(daemon, &pool);
+                blocking::run(move || driver.delete()).await?;
+            }
         } else if let Some(member) = snapshot.members.iter().find(|m| m.id == place.member_id)
             && daemon.must_be_online(member, &snapshot).is_ok()
         {
-            let body = serde_json::json!({ "name": pool.name, "config": place.config });
+            let body = serde_json::json!({ "name": pool.name, "driver": pool.driver, "config": place.config });
             if let Err(e) = daemon.remote(&member.address)?.json("POST", "/internal/pools/remove", Some(&body)).await {
                 tracing::warn!("storage pool {} on {}: {e}", pool.name, member.name);
             }
@@ -297,19 +420,19 @@ async fn delete(cx: Cx, (): ()) -> Result<()> {
 }
 
 /// Another member has deleted a pool: its place here goes, too.
-pub async fn remove_place(daemon: &Arc<Daemon>, name: String, config: Config) -> Result<()> {
+pub async fn remove_place(daemon: &Arc<Daemon>, backend: &str, name: String, config: Config) -> Result<()> {
     api::name::plain("storage pool", &name)?;
     let wanted = name.clone();
     if daemon.view(move |tx| db::pools::get(tx, &wanted)).await.is_ok() {
         return Err(Error::conflict("The storage pool exists"));
     }
-    let driver = driver(daemon, &name, &config);
-    tokio::task::spawn_blocking(move || driver.delete()).await.map_err(|e| Error::internal(e.to_string()))?
+    let driver = driver(daemon, backend, &name, &config);
+    blocking::run(move || driver.leave()).await
 }
 
 async fn resources(cx: Cx, (): ()) -> Result<StoragePoolState> {
     let driver = open(&cx.daemon, cx.arg(0)).await?;
-    tokio::task::spawn_blocking(move || driver.usage()).await.map_err(|e| Error::internal(e.to_string()))?
+    blocking::run(move || driver.usage()).await
 }
 
 /// How full the pools of this member are, by name.
@@ -317,10 +440,12 @@ pub async fn usage(daemon: &Arc<Daemon>) -> Result<std::collections::BTreeMap<St
     let mut all = std::collections::BTreeMap::new();
     for pool in daemon.db().peek(db::pools::list).await? {
         if let Ok(driver) = open(daemon, &pool.name).await {
-            let usage = tokio::task::spawn_blocking(move || driver.usage())
-                .await
-                .map_err(|e| Error::internal(e.to_string()))??;
-            all.insert(pool.name, usage);
+            match blocking::run(move || driver.usage()).await {
+                Ok(usage) => drop(all.insert(pool.name, usage)),
+                // Shared storage may be away; that is no reason to say nothing of the rest.
+                Err(e) if is_remote(&pool.driver) => tracing::debug!("storage pool {}: {e}", pool.name),
+                Err(e) => return Err(e),
+            }
         }
     }
     Ok(all)

@@ -141,7 +141,10 @@ fn environment(cx: &Cx) -> Result<Environment> {
         server_version: VERSION.into(),
         storage: "dir".into(),
         storage_version: "1".into(),
-        storage_supported_drivers: vec![StorageDriver { name: "dir".into(), version: "1".into(), remote: false }],
+        storage_supported_drivers: drivers::storage::BACKENDS
+            .iter()
+            .map(|b| StorageDriver { name: b.name.into(), version: "1".into(), remote: b.remote })
+            .collect(),
         ..Environment::default()
     })
 }

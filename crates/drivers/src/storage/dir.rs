@@ -13,6 +13,8 @@ use super::{Driver, Kind, Part, Volume, tree};
 
 /// Names of things that are being made or removed begin so.
 const UNFINISHED: &str = ".unfinished-";
+/// Names of volumes that are put back, complete, and have to take the place of what is there, begin so.
+const PUT_BACK: &str = ".put-back-";
 
 /// A pool in a directory.
 pub struct Dir {
@@ -20,18 +22,30 @@ pub struct Dir {
     path: PathBuf,
     /// Where it lies if not there.
     source: Option<PathBuf>,
+    /// Whose the unfinished things are, in a directory that several use: only its own are removed.
+    mine: String,
 }
 
 impl Dir {
     /// The pool at `path`; its files lie in `source` if that is given and another place.
     pub fn new(path: PathBuf, source: Option<PathBuf>) -> Dir {
         let source = source.filter(|s| *s != path);
-        Dir { path, source }
+        Dir { path, source, mine: String::new() }
+    }
+
+    /// The same in a directory that others use, too; `user` is this one's name among them.
+    pub fn among_others(path: PathBuf, source: PathBuf, user: u64) -> Dir {
+        Dir { path, source: Some(source), mine: format!("{user}-") }
     }
 
     fn beside(&self, path: &Path) -> PathBuf {
+        self.named(UNFINISHED, path)
+    }
+
+    /// The own name beside a path that begins so.
+    fn named(&self, prefix: &str, path: &Path) -> PathBuf {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        path.with_file_name(format!("{UNFINISHED}{name}"))
+        path.with_file_name(format!("{prefix}{}{name}", self.mine))
     }
 
     /// Makes `path` as a whole or not at all.
@@ -62,6 +76,47 @@ impl Dir {
         remove(&beside)
     }
 
+    /// Makes the way to its directory, and the folders in it.
+    pub(super) fn furnish(&self) -> Result<()> {
+        if let Some(source) = &self.source
+            && fs::read_link(&self.path).ok().as_ref() != Some(source)
+        {
+            let _ = fs::remove_file(&self.path);
+            std::os::unix::fs::symlink(source, &self.path).context(format!("Linking {}", self.path.display()))?;
+        }
+        FOLDERS.iter().try_for_each(|(folder, mode)| make_dir(&self.path.join(folder), *mode))
+    }
+
+    /// Removes the folders with all that is in them, and nothing else.
+    pub(super) fn clear_out(&self) -> Result<()> {
+        FOLDERS.iter().try_for_each(|(folder, _)| remove(&self.path.join(folder)))
+    }
+
+    /// Puts what was made beside it in the place of `path` where the file system can't exchange two names: from the
+    /// first renaming on it is ended by [`Driver::recover`].
+    fn take_turns(&self, beside: &Path, path: &Path) -> Result<()> {
+        let ready = self.named(PUT_BACK, path);
+        fs::rename(beside, &ready).context(format!("Putting {} back", path.display()))?;
+        self.put_back(&ready, path)
+    }
+
+    fn put_back(&self, ready: &Path, path: &Path) -> Result<()> {
+        self.unmake(path)?;
+        fs::rename(ready, path).context(format!("Putting {} back", path.display()))
+    }
+
+    /// Ends or removes what was begun under one name.
+    fn recover_one(&self, name: &str, path: &Path) -> Result<()> {
+        if let Some(of) = name.strip_prefix(PUT_BACK).and_then(|rest| rest.strip_prefix(&self.mine)) {
+            return self.put_back(path, &path.with_file_name(of));
+        }
+        if name.strip_prefix(UNFINISHED).is_some_and(|rest| rest.starts_with(&self.mine)) {
+            remove(path)
+        } else {
+            Ok(())
+        }
+    }
+
     fn snapshots_of(&self, volume: &Volume) -> PathBuf {
         self.snapshot_folder(volume.kind).join(&volume.name)
     }
@@ -69,6 +124,19 @@ impl Dir {
     fn snapshot_folder(&self, kind: Kind) -> PathBuf {
         self.path.join(format!("{}-snapshots", kind.folder()))
     }
+}
+
+/// What is in a pool, with its mode.
+const FOLDERS: [(&str, u32); 4] =
+    [("containers", 0o711), ("containers-snapshots", 0o700), ("custom", 0o700), ("custom-snapshots", 0o700)];
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(format!("Making {}", path.display()))
+}
+
+/// True for names that are no volume's and no snapshot's.
+fn hidden(name: &str) -> bool {
+    name.starts_with(UNFINISHED) || name.starts_with(PUT_BACK)
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -107,34 +175,18 @@ impl Driver for Dir {
     }
 
     fn start(&self) -> Result<()> {
-        let real = self.source.as_ref().unwrap_or(&self.path);
-        let make = |path: &Path, mode| {
-            fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(format!("Making {}", path.display()))
-        };
-        make(real, 0o711)?;
-        if let Some(source) = &self.source
-            && fs::read_link(&self.path).ok().as_ref() != Some(source)
-        {
-            let _ = fs::remove_file(&self.path);
-            std::os::unix::fs::symlink(source, &self.path).context(format!("Linking {}", self.path.display()))?;
-        }
-        for (folder, mode) in
-            [("containers", 0o711), ("containers-snapshots", 0o700), ("custom", 0o700), ("custom-snapshots", 0o700)]
-        {
-            make(&self.path.join(folder), mode)?;
-        }
-        Ok(())
+        make_dir(self.source.as_ref().unwrap_or(&self.path), 0o711)?;
+        self.furnish()
     }
 
     fn recover(&self) -> Result<()> {
-        for (folder, path) in entries(&self.path)? {
-            let deep = folder.ends_with("-snapshots");
-            for (name, path) in entries(&path)? {
-                if name.starts_with(UNFINISHED) {
-                    remove(&path)?;
-                } else if deep {
-                    let unfinished = entries(&path)?.into_iter().filter(|(name, _)| name.starts_with(UNFINISHED));
-                    unfinished.into_iter().try_for_each(|(_, path)| remove(&path))?;
+        for (folder, _) in FOLDERS {
+            for (name, path) in entries(&self.path.join(folder))? {
+                if hidden(&name) {
+                    self.recover_one(&name, &path)?;
+                } else if folder.ends_with("-snapshots") {
+                    let begun = entries(&path)?.into_iter().filter(|(name, _)| hidden(name));
+                    begun.into_iter().try_for_each(|(name, path)| self.recover_one(&name, &path))?;
                 }
             }
         }
@@ -163,7 +215,7 @@ impl Driver for Dir {
         for kind in [Kind::Container, Kind::Custom] {
             for folder in [self.path.join(kind.folder()), self.snapshot_folder(kind)] {
                 let names = entries(&folder)?.into_iter().map(|(name, _)| name);
-                all.extend(names.filter(|n| !n.starts_with(UNFINISHED)).map(|name| Volume { kind, name }));
+                all.extend(names.filter(|n| !hidden(n)).map(|name| Volume { kind, name }));
             }
         }
         all.sort();
@@ -204,7 +256,7 @@ impl Driver for Dir {
     fn snapshots(&self, volume: &Volume) -> Result<Vec<String>> {
         let mut all: Vec<(i64, String)> = Vec::new();
         for (name, path) in entries(&self.snapshots_of(volume))? {
-            if !name.starts_with(UNFINISHED) {
+            if !hidden(&name) {
                 all.push((fs::metadata(&path).map_or(0, |m| m.ctime()), name));
             }
         }
@@ -245,10 +297,14 @@ impl Driver for Dir {
         }
         // The two change places at once, so that a crash leaves one of the two states.
         let swap = rustix::fs::RenameFlags::EXCHANGE;
-        rustix::fs::renameat_with(rustix::fs::CWD, &beside, rustix::fs::CWD, &path, swap)
-            .map_err(io::Error::from)
-            .context(format!("Putting {} back", path.display()))?;
-        remove(&beside)
+        match rustix::fs::renameat_with(rustix::fs::CWD, &beside, rustix::fs::CWD, &path, swap) {
+            Ok(()) => remove(&beside),
+            // NFS can't.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+                self.take_turns(&beside, &path)
+            }
+            Err(e) => Err(io::Error::from(e)).context(format!("Putting {} back", path.display())),
+        }
     }
 
     fn send(&self, volume: &Volume, part: &Part, out: &mut dyn Write, progress: tree::Progress<'_>) -> Result<()> {
@@ -404,6 +460,31 @@ mod tests {
         assert_eq!(dir.rename_volume(&v, &copy).unwrap_err().kind, api::Kind::Conflict);
         dir.delete_snapshot(&v, "s2").unwrap();
         assert!(dir.snapshots(&v).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_volume_is_put_back_where_names_can_not_be_exchanged() {
+        let Pool { dir, .. } = &pool();
+        let (v, w) = (volume("v"), volume("w"));
+        for of in [&v, &w] {
+            with(dir, of, "now");
+            let beside = dir.beside(&dir.path(of));
+            fs::create_dir(&beside).unwrap();
+            fs::write(beside.join("f"), "then").unwrap();
+        }
+        dir.take_turns(&dir.beside(&dir.path(&v)), &dir.path(&v)).unwrap();
+        assert_eq!(read(dir.path(&v)), "then");
+        // Killed in the middle: either way it is ended at the next start.
+        fs::rename(dir.beside(&dir.path(&w)), dir.named(PUT_BACK, &dir.path(&w))).unwrap();
+        for gone in [false, true] {
+            if gone {
+                fs::rename(dir.path(&w), dir.named(PUT_BACK, &dir.path(&w))).unwrap();
+            }
+            assert!(!dir.volumes().unwrap().iter().any(|v| v.name.contains("put-back")));
+            dir.recover().unwrap();
+            assert_eq!(read(dir.path(&w)), "then");
+        }
+        assert_eq!(fs::read_dir(dir.path(&v).parent().unwrap()).unwrap().count(), 2);
     }
 
     #[test]

@@ -197,6 +197,23 @@ impl Leases {
         Ok(Held { dir: self.dir.clone(), volume: volume.clone(), valid_until: began + ttl, record })
     }
 
+    /// The volumes whose leases a member holds.
+    pub fn held_by(&self, owner: u64) -> Result<Vec<Volume>> {
+        let volume = |name: String| {
+            let (folder, rest) = name.split_once('_')?;
+            let (name, _) = rest.rsplit_once('.')?;
+            Some(Volume { kind: super::Kind::of_folder(folder)?, name: name.to_owned() })
+        };
+        let all: std::collections::BTreeSet<Volume> = self.names()?.into_iter().filter_map(volume).collect();
+        let mut held = Vec::new();
+        for volume in all {
+            if self.read(&volume)?.is_some_and(|r| r.owner == owner && r.state == State::Held) {
+                held.push(volume);
+            }
+        }
+        Ok(held)
+    }
+
     /// Forgets the lease of a volume that was deleted or renamed. The caller holds it, or nobody does.
     pub fn remove(&self, volume: &Volume) -> Result<()> {
         // The lowest first: none of them must look like the newest.
@@ -402,6 +419,20 @@ impl Held {
         self.write(&Record { beat: self.record.beat + 1, state, ..self.record.clone() }).map(drop)
     }
 
+    /// Gives it back as if it had never been; nothing happens if it was lost before.
+    pub fn forget(&self) -> Result<()> {
+        let leases = Leases { dir: self.dir.clone() };
+        if self.lost(&leases, &self.record)?.is_none() {
+            // Whoever takes the next one in this moment removes this file, too.
+            let path = leases.path(&self.volume, self.record.incarnation);
+            fs::remove_file(path).or_else(|e| match e.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(leases.failed("Removing", &e)),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Puts a record in the place of the own one; why not, if the lease is not the own one any more.
     fn write(&self, next: &Record) -> Result<Option<String>> {
         let leases = Leases { dir: self.dir.clone() };
@@ -540,7 +571,9 @@ mod tests {
         // One whose name begins alike is another one.
         assert_eq!(leases.read(&volume("c")).unwrap(), None);
 
+        assert_eq!(leases.held_by(1).unwrap(), std::slice::from_ref(&v));
         held.release(State::Released).unwrap();
+        assert!(leases.held_by(1).unwrap().is_empty());
         let second = leases.take(&v, &member(2), TTL, || ZERO).unwrap();
         assert_eq!((second.record().incarnation, second.record().owner), (2, 2));
         assert_eq!(files(&leases), ["containers_c.1.2"], "nothing else is left");

@@ -5,6 +5,7 @@
 
 pub mod dir;
 pub mod lease;
+pub mod shared;
 pub mod tree;
 
 use std::io::{Read, Write};
@@ -78,12 +79,47 @@ pub fn copy(
     tree::piped(|out| from.send(volume, part, out, &mut |_| {}), |input| to.receive(copy, input, progress))
 }
 
+/// A sort of pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// As pools name it.
+    pub name: &'static str,
+    /// True if all members reach the same volumes.
+    pub remote: bool,
+}
+
+/// The sorts of pools that there are.
+pub const BACKENDS: &[Backend] =
+    &[Backend { name: "dir", remote: false }, Backend { name: shared::NAME, remote: true }];
+
+/// True if all members reach the same volumes in pools of that sort.
+pub fn is_remote(backend: &str) -> bool {
+    BACKENDS.iter().any(|b| b.name == backend && b.remote)
+}
+
 /// What a pool's backend must do. Everything blocks.
 pub trait Driver: Send + Sync {
-    /// Makes the pool; its source must be empty or missing.
+    /// Makes the pool; its source must be empty or missing. If it is remote one member does this once, before the
+    /// others [`Driver::start`] it.
     fn create(&self) -> Result<()>;
     /// Removes the pool with all that is in it.
     fn delete(&self) -> Result<()>;
+    /// Removes what only this member has of the pool: what others reach, too, stays.
+    fn leave(&self) -> Result<()> {
+        self.delete()
+    }
+    /// What keeps volumes that several members reach from being used by two of them; `None` where nobody else
+    /// reaches them.
+    fn sharing(&self) -> Option<&shared::Sharing> {
+        None
+    }
+    /// Keeps a member from writing into the pool although it may be alive, where the backend can do that: a member
+    /// that runs on without knowing of the others is shut out. In pools where the lease alone protects the volumes
+    /// there is nothing to do: its owner ends what it runs before the lease lapses.
+    fn fence(&self, member: &str) -> Result<()> {
+        let _ = member;
+        Ok(())
+    }
     /// Makes the pool usable after the machine was started.
     fn start(&self) -> Result<()>;
     /// Removes what an interrupted daemon has left.

@@ -81,7 +81,7 @@ impl Original {
         }
     }
 
-    /// Copies the files; the snapshots that came with them, to be recorded.
+    /// Copies the files, while the caller holds the lock of the new volume; the snapshots that came with them, to be recorded.
     pub async fn copy_volume(
         &self,
         daemon: &Arc<Daemon>,
@@ -93,7 +93,6 @@ impl Original {
         let part = self.part(source);
         let (from, to) = (self.loaded.volume(), copy.volume());
         let progress = progress(operation.clone());
-        let _lock = volumes::lock(daemon, pool, &to).await;
         match daemon.member_address(&self.loaded.row.member).await? {
             None => {
                 let (from_pool, to_pool) = (pools::open(daemon, &self.pool).await?, pools::open(daemon, pool).await?);

@@ -321,6 +321,8 @@ async fn make(
     let (_, pool) = incus_core::disk::root(&l.devices)?;
     let pool = pool.to_owned();
     let driver = pools::open(daemon, &pool).await?;
+    // Until the row is there nobody else may make one of that name, or take this for one that belongs to nobody.
+    let lock = crate::volumes::lock(daemon, &pool, &l.volume()).await?;
     if driver.exists(&l.volume()) {
         return Err(Error::conflict(format!(
             "The storage pool \"{pool}\" has a volume \"{}\" already, of an instance that is being made or removed",
@@ -349,6 +351,7 @@ async fn make(
                 if !was_made(&daemon, &project, &name, uuid).await {
                     discard(driver, volume).await;
                 }
+                drop(lock);
             });
         }
         Err(_) => discard(driver, volume).await,
@@ -415,13 +418,14 @@ async fn record(
             crate::plans::must_be_in_service(tx, draft.member_id)?;
             let id = db::instances::create(tx, &draft)?;
             project_rules::check(tx, &draft.project)?;
+            let pool_id = db::pools::id(tx, &pool)?;
             let volume = NewVolume {
-                pool_id: db::pools::id(tx, &pool)?,
+                pool_id,
                 project: draft.project.clone(),
                 name: draft.name.clone(),
                 kind: VolumeType::Container,
                 content: ContentType::Filesystem,
-                member_id: Some(draft.member_id),
+                member_id: pools::holder(tx, pool_id, draft.member_id)?,
                 description: String::new(),
                 config: Config::new(),
                 created: Some(draft.created),

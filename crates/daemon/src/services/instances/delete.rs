@@ -6,11 +6,11 @@ use api::event::Requestor;
 use api::key::Read as _;
 use api::{Error, Result};
 
-use crate::blocking;
 use crate::edge::Cx;
 use crate::instances::{self, Loaded};
 use crate::operations::Operation;
 use crate::state::Daemon;
+use crate::{blocking, volumes};
 
 /// `DELETE /1.0/instances/{name}`.
 pub async fn delete_one(cx: Cx, (): ()) -> Result<Arc<Operation>> {
@@ -56,8 +56,15 @@ pub async fn delete(daemon: &Arc<Daemon>, l: &Loaded, requestor: Option<Requesto
         if let Err(e) = containers.forget(&name) {
             tracing::warn!("forgetting {name}: {e}");
         }
-        // A pool that is not there has nothing that could be removed now.
-        found.map_or(Ok(()), |(_, driver)| driver.delete_volume(&volume))
+        Ok(())
     })
-    .await
+    .await?;
+    // A pool that is not there has nothing that could be removed now.
+    let Ok((pool, driver)) = found else { return Ok(()) };
+    let _lock = volumes::lock(daemon, &pool, &volume).await?;
+    if volumes::owned(daemon, &pool, &volume).await? {
+        // One of that name was made at once.
+        return Ok(());
+    }
+    blocking::run(move || driver.delete_volume(&volume)).await
 }

@@ -18,7 +18,7 @@ use crate::edge::auth::may;
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::Operation;
 use crate::plans::{self, Body, Part, Settings, Spot, Wanted};
-use crate::services::project_rules;
+use crate::services::{pools, project_rules};
 use crate::state::Daemon;
 
 /// What the server notes about where an instance belongs.
@@ -58,6 +58,7 @@ pub async fn post(cx: Cx, l: Loaded, new: InstancePost) -> Result<Arc<Operation>
         if !goes {
             return Err(Error::bad_request("Target must be different than instance's current location"));
         }
+        pools::must_be_ready_on(tx, &after.pool, to)?;
         project_rules::check_with(tx, &after.project, Some(&wanted))?;
         let taken = db::instances::find(tx, &after.project, &after.name)?;
         if taken.is_some_and(|other| other.id != row.id) {

@@ -14,7 +14,7 @@ use crate::edge::Cx;
 use crate::instances::{self, Loaded};
 use crate::operations::Operation;
 use crate::state::Daemon;
-use crate::{blocking, events};
+use crate::{blocking, events, volumes};
 
 /// Notes the name that the files of an instance still have.
 const NOTE: &str = "volatile.renamed_from";
@@ -69,7 +69,9 @@ async fn rename(daemon: &Arc<Daemon>, l: &Loaded, name: &str) -> Result<()> {
 /// Lets the files of an instance have its name, if they have an older one.
 pub async fn files_follow(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
     let Some(old) = l.row.config.get(NOTE).cloned() else { return Ok(()) };
-    let (_, driver) = instances::pool(daemon, l).await?;
+    let (pool, driver) = instances::pool(daemon, l).await?;
+    // Somebody may just be making one of the new name, which will be refused.
+    let _lock = volumes::lock(daemon, &pool, &l.volume()).await?;
     let before = Loaded { row: db::instances::Instance { name: old, ..l.row.clone() }, ..l.clone() };
     let (from, to, containers, id) = (before.volume(), l.volume(), daemon.containers.clone(), before.id());
     blocking::run(move || {

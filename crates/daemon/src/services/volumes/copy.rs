@@ -103,9 +103,7 @@ pub async fn start(cx: Cx, new: StorageVolumesPost) -> Result<Arc<Operation>> {
     if there.await? {
         let taken = format!("Storage volume \"{}\" already exists", to.name);
         return Err(if new.source.refresh {
-            Error::bad_request(format!(
-                "{taken}: copies in pools of the driver \"dir\" can't be refreshed, delete it first"
-            ))
+            Error::bad_request(format!("{taken}: copies in pools of directories can't be refreshed, delete it first"))
         } else {
             Error::conflict(taken)
         });
@@ -141,7 +139,7 @@ async fn record(cx: &Cx, from: &From, to: &To, description: &str, config: &api::
     let wanted = create::row(cx, to.pool_id, &to.project, &to.name, description, config);
     cx.daemon
         .write(move |tx| {
-            let id = db::volumes::create(tx, &wanted)?;
+            let id = create::record(tx, &wanted)?;
             for s in &snapshots {
                 let created = s.created.unwrap_or_else(jiff::Timestamp::now);
                 volume_snapshots::create(tx, id, &s.name, &s.description, created, s.expires)?;
@@ -173,7 +171,7 @@ pub async fn bring(
     from: &From,
     to: &To,
     operation: &Arc<Operation>,
-) -> Result<Vec<tokio::sync::OwnedMutexGuard<()>>> {
+) -> Result<Vec<volumes::Lock>> {
     let (source, volume) = (files::of(&from.row)?, to.volume());
     let elsewhere = match from.row.member_id {
         Some(id) if id != daemon.member_id() => Some(id),
@@ -188,7 +186,7 @@ pub async fn bring(
     places.dedup();
     let mut locks = Vec::new();
     for (pool, volume) in &places {
-        locks.push(volumes::lock(daemon, pool, volume).await);
+        locks.push(volumes::lock(daemon, pool, volume).await?);
     }
     files::clear(daemon, &to.pool, &to.driver, &volume).await?;
     let report = progress(operation, &to.name);

@@ -8,6 +8,7 @@ use api::key::{Config, Read as _};
 use api::keys::volume::{INITIAL_GID, INITIAL_MODE, INITIAL_UID, mode};
 use api::volume::StorageVolumesPost;
 use api::{Error, Kind, Result};
+use db::Tx;
 use db::volumes::{ContentType, NewVolume, VolumeType};
 use drivers::storage::Volume;
 use hyper::body::Incoming;
@@ -51,7 +52,7 @@ fn check(new: &StorageVolumesPost) -> Result<()> {
         "" | "filesystem" => {}
         "block" | "iso" => {
             return Err(Error::bad_request(format!(
-                "Storage pools of the driver \"dir\" hold no volumes with content type \"{}\": only \"filesystem\"",
+                "Storage pools of this server hold no volumes with content type \"{}\": only \"filesystem\"",
                 new.content_type
             )));
         }
@@ -59,6 +60,12 @@ fn check(new: &StorageVolumesPost) -> Result<()> {
     }
     api::name::plain("storage volume", &new.name)?;
     api::keys::volume::check(&new.name, &new.config)
+}
+
+/// Records a volume of this member; in a pool that all members reach it is everybody's.
+pub fn record(tx: &Tx<'_>, new: &NewVolume) -> Result<i64> {
+    let member_id = new.member_id.map(|own| pools::holder(tx, new.pool_id, own)).transpose()?.flatten();
+    db::volumes::create(tx, &NewVolume { member_id, ..new.clone() })
 }
 
 /// What a row of a volume on this member is made of.
@@ -87,14 +94,14 @@ async fn fresh(cx: &Cx, new: StorageVolumesPost) -> Result<()> {
         daemon.view(move |tx| Ok((db::pools::id(tx, &pool)?, home(tx, &project, VolumeType::Custom)?))).await?;
     let driver = pools::open(daemon, cx.arg(0)).await?;
     let volume = Volume::new(drivers::storage::Kind::Custom, &project, &new.name);
-    let _lock = volumes::lock(daemon, cx.arg(0), &volume).await;
+    let _lock = volumes::lock(daemon, cx.arg(0), &volume).await?;
     files::clear(daemon, cx.arg(0), &driver, &volume).await?;
     let (making, place, config) = (driver.clone(), volume.clone(), new.config.clone());
     blocking::run(move || making.create_volume(&place, &mut |path| prepare(path, &config))).await?;
     let wanted = row(cx, pool_id, &project, &new.name, &new.description, &new.config);
     let recorded = daemon
         .write(move |tx| {
-            let id = db::volumes::create(tx, &wanted)?;
+            let id = record(tx, &wanted)?;
             db::volumes::by_id(tx, id)
         })
         .await;

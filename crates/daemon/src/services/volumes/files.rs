@@ -5,7 +5,6 @@ use std::sync::Arc;
 use api::{Error, Kind, Result};
 use db::volumes::Volume as Row;
 use drivers::storage::{Driver, Volume};
-use tokio::sync::OwnedMutexGuard;
 
 use crate::services::pools;
 use crate::state::Daemon;
@@ -57,8 +56,8 @@ pub fn of(row: &Row) -> Result<Volume> {
 }
 
 /// Holds the files of a volume; the row as it is then, with nothing left unfinished.
-pub async fn hold(daemon: &Arc<Daemon>, row: &Row) -> Result<(OwnedMutexGuard<()>, Row)> {
-    let lock = volumes::lock(daemon, &row.pool, &of(row)?).await;
+pub async fn hold(daemon: &Arc<Daemon>, row: &Row) -> Result<(volumes::Lock, Row)> {
+    let lock = volumes::lock(daemon, &row.pool, &of(row)?).await?;
     let id = row.id;
     let now = daemon.db().read(move |tx| db::volumes::by_id(tx, id)).await?;
     if now.member_id.is_some_and(|m| m != daemon.member_id()) || (&now.name, &now.pool) != (&row.name, &row.pool) {

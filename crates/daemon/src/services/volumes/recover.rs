@@ -1,6 +1,9 @@
 //! What an interrupted daemon left of volumes is put in order when it starts: renames are ended, and files that no row
 //! speaks of are removed.
 //!
+//! In pools that all members reach, whichever member starts does it, under the lock of the volume: whoever makes one
+//! holds that until its row is there, and is left alone.
+//!
 //! Files of instances are only removed if no instance of that name is on this member, and no plan that has not ended
 //! names one: a move brings the files before it switches the rows.
 
@@ -70,8 +73,14 @@ async fn end_unfinished(daemon: &Arc<Daemon>) -> Result<()> {
     let which = move |tx: &Tx<'_>| db::volumes::list(tx, Filter { member: Some(own), ..Filter::default() });
     let rows = daemon.db().read(which).await?;
     for row in rows.iter().filter(|r| files::Unfinished::of(r).is_some()) {
-        let _lock = volumes::lock(daemon, &row.pool, &files::of(row)?).await;
-        if let Err(e) = files::complete(daemon, row).await {
+        // Of a volume that all members reach another one may be ending it: what is to be done is read under its lock.
+        let ended = async {
+            let _lock = volumes::lock(daemon, &row.pool, &files::of(row)?).await?;
+            let id = row.id;
+            let now = daemon.db().read(move |tx| db::volumes::by_id(tx, id)).await?;
+            files::complete(daemon, &now).await
+        };
+        if let Err(e) = ended.await {
             tracing::warn!("ending what was begun with the storage volume {}: {e}", row.name);
         }
     }
@@ -89,7 +98,7 @@ enum Keep {
 }
 
 async fn sweep(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<()> {
-    let _lock = volumes::lock(daemon, pool, volume).await;
+    let Some(_lock) = volumes::lock_now(daemon, pool, volume).await? else { return Ok(()) };
     let (asked, of, own) = (pool.to_owned(), volume.clone(), daemon.member_id());
     let keep = daemon.db().read(move |tx| keep(tx, &asked, &of, own)).await?;
     let (driver, volume) = (pools::open(daemon, pool).await?, volume.clone());
@@ -125,7 +134,9 @@ fn keep(tx: &Tx<'_>, pool: &str, volume: &Volume, own: i64) -> Result<Keep> {
     if volume.kind == Kind::Custom {
         return Ok(Keep::Nothing);
     }
-    let here = db::instances::Filter { member: Some(own), ..db::instances::Filter::default() };
+    // What all members reach is of an instance wherever that is.
+    let member = pools::holder(tx, db::pools::id(tx, pool)?, own)?;
+    let here = db::instances::Filter { member, ..db::instances::Filter::default() };
     let lives = db::instances::names(tx, here)?
         .iter()
         .any(|(project, name)| Volume::new(Kind::Container, project, name) == *volume);

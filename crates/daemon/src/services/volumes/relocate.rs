@@ -72,12 +72,12 @@ async fn rename(cx: &Cx, row: &Row, name: &str) -> Result<()> {
     let other = Volume::new(drivers::storage::Kind::Custom, &row.project, name);
     // Both names are held, in the same order by everybody.
     let (_first, _second, row) = if *name < *row.name {
-        let first = volumes::lock(daemon, &row.pool, &other).await;
+        let first = volumes::lock(daemon, &row.pool, &other).await?;
         let (second, row) = files::hold(daemon, row).await?;
         (first, second, row)
     } else {
         let (first, row) = files::hold(daemon, row).await?;
-        (first, volumes::lock(daemon, &row.pool, &other).await, row)
+        (first, volumes::lock(daemon, &row.pool, &other).await?, row)
     };
     let driver = pools::open(daemon, &row.pool).await?;
     files::clear(daemon, &row.pool, &driver, &other).await?;
@@ -160,7 +160,8 @@ async fn switch(cx: &Cx, from: &From, to: &To) -> Result<Row> {
             if now.name != to.name {
                 db::volumes::rename(tx, now.id, &to.name)?;
             }
-            db::volumes::set_place(tx, now.id, to.pool_id, Some(own), &to.project)?;
+            let holder = pools::holder(tx, to.pool_id, own)?;
+            db::volumes::set_place(tx, now.id, to.pool_id, holder, &to.project)?;
             db::volumes::by_id(tx, now.id)
         })
         .await

@@ -244,7 +244,8 @@ pub async fn restore(cx: &Cx, row: &Row, snapshot: &str) -> Result<()> {
     cx.daemon
         .view(move |tx| {
             volume_snapshots::get(tx, asked.id, &name)?;
-            must_not_run(tx, &asked, own)
+            // What all members reach may be used on any of them.
+            must_not_run(tx, &asked, asked.member_id.map(|_| own))
         })
         .await?;
     let (driver, volume, name) = (pools::open(&cx.daemon, &row.pool).await?, files::of(&row)?, snapshot.to_owned());
@@ -254,9 +255,9 @@ pub async fn restore(cx: &Cx, row: &Row, snapshot: &str) -> Result<()> {
 }
 
 /// Refuses if an instance that runs uses the volume: it would keep the files as they were.
-fn must_not_run(tx: &Tx<'_>, row: &Row, own: i64) -> Result<()> {
+fn must_not_run(tx: &Tx<'_>, row: &Row, on: Option<i64>) -> Result<()> {
     let users = super::used_by(tx, row)?;
-    let here = db::instances::Filter { member: Some(own), ..db::instances::Filter::default() };
+    let here = db::instances::Filter { member: on, ..db::instances::Filter::default() };
     let running = db::instances::list(tx, here)?.into_iter().find(|i| {
         let url = api::endpoint::in_project(format!("/1.0/instances/{}", i.name), &i.project);
         i.config.get("volatile.last_state.power").is_some_and(|p| p == "RUNNING") && users.contains(&url)
@@ -282,10 +283,12 @@ pub async fn prune(daemon: Arc<Daemon>) {
 
 async fn prune_now(daemon: &Arc<Daemon>) -> Result<()> {
     let (own, now) = (daemon.member_id(), Timestamp::now());
+    // One member looks after those that all reach.
+    let all = !daemon.clustered() || daemon.db().status().leads();
     let find = move |tx: &Tx<'_>| {
         let which = Filter { member: Some(own), kind: Some(VolumeType::Custom), ..Filter::default() };
         let mut expired = Vec::new();
-        for row in db::volumes::list(tx, which)? {
+        for row in db::volumes::list(tx, which)?.into_iter().filter(|r| all || r.member_id.is_some()) {
             let of_it = volume_snapshots::list(tx, row.id)?;
             expired.extend(of_it.into_iter().filter(|s| s.expires.is_some_and(|e| e <= now)).map(|s| (row.clone(), s)));
         }
