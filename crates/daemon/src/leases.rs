@@ -21,6 +21,8 @@ use crate::services::pools;
 use crate::state::Daemon;
 use crate::{blocking, volumes};
 
+/// Stands for the member itself among those who use a volume: no instance has this row id.
+pub const MEMBER: i64 = 0;
 /// How often it is looked which leases have to be renewed.
 const ROUND: Duration = Duration::from_secs(1);
 
@@ -233,19 +235,19 @@ async fn give_back_stale_in(daemon: &Arc<Daemon>, pool: &str) -> Result<()> {
 pub async fn keep(daemon: Arc<Daemon>) {
     loop {
         let now = since_boot();
-        let mut lost = Vec::new();
+        let mut late = Vec::new();
         for (key, lease) in daemon.leases.all().iter_mut() {
             let left = lease.valid_until.saturating_sub(now);
             // What is left is for ending what uses it.
             if left < lease::TTL / 4 {
-                lost.push(key.clone());
+                late.push((key.clone(), lease.held.clone()));
             } else if left < lease::TTL * 3 / 4 && !lease.renewing {
                 lease.renewing = true;
                 tokio::spawn(renew(daemon.clone(), key.clone(), lease.held.clone()));
             }
         }
-        for key in lost {
-            tokio::spawn(lose(daemon.clone(), key, "its lease could not be renewed in time".into()));
+        for (key, held) in late {
+            tokio::spawn(lose(daemon.clone(), key, held, "its lease could not be renewed in time".into()));
         }
         tokio::time::sleep(ROUND).await;
     }
@@ -270,7 +272,7 @@ async fn renew(daemon: Arc<Daemon>, key: Key, held: Arc<Mutex<Held>>) {
         }
     };
     if let Some(why) = lost {
-        lose(daemon, key, why).await;
+        lose(daemon, key, held, why).await;
     }
 }
 
@@ -282,9 +284,16 @@ fn note_renewal(daemon: &Daemon, key: &Key, held: &Arc<Mutex<Held>>, until: Opti
     }
 }
 
-/// Ends everything that uses a volume whose lease is gone.
-async fn lose(daemon: Arc<Daemon>, key: Key, why: String) {
-    let Some(lease) = daemon.leases.all().remove(&key) else { return };
+/// Ends everything that uses a volume whose lease is gone, unless it was given back and taken again since.
+async fn lose(daemon: Arc<Daemon>, key: Key, held: Arc<Mutex<Held>>, why: String) {
+    let lease = {
+        let mut all = daemon.leases.all();
+        if !all.get(&key).is_some_and(|l| Arc::ptr_eq(&l.held, &held)) {
+            return;
+        }
+        all.remove(&key)
+    };
+    let Some(lease) = lease else { return };
     tracing::error!("ending what uses the volume {} in {}: {why}", key.1.name, key.0);
     futures::future::join_all(lease.users.iter().map(|id| stop::end_now(&daemon, *id))).await;
     release(&lease, State::Fenced).await;

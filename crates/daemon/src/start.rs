@@ -89,6 +89,7 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     }
     services::pools::start(daemon).await?;
     services::networks::start(daemon).await?;
+    instances::boot::end_strays(daemon).await?;
     instances::boot::take_up(daemon).await?;
     leases::give_back_stale(daemon).await;
     services::volumes::recover::start(daemon).await?;

@@ -266,6 +266,15 @@ fn nothing_runs_on_a_volume_that_another_member_uses() -> Result<()> {
     world.cluster.until("c2 ended", || Ok((world.is(2, "c2")? == "STOPPED,server1").then_some(())))?;
     assert_eq!(world.holder("containers_c2").as_deref(), Some("server3"));
     world.must_be(2, "c1", "RUNNING,server1")?;
+
+    // Whoever can't renew stops in time, and starts when the storage is back.
+    let (leases, away) = (world.mnt.join("leases"), world.mnt.join("away"));
+    fs::rename(&leases, &away)?;
+    world.cluster.until("c1 ended", || Ok((world.is(2, "c1")? == "STOPPED,server1").then_some(())))?;
+    world.cluster.refused_with(2, &["start", "c1"], "is the shared storage mounted?")?;
+    fs::rename(&away, &leases)?;
+    world.cluster.incus(2, &["start", "c1"])?;
+    assert_eq!(world.holder("containers_c1").as_deref(), Some("server1"));
     Ok(())
 }
 

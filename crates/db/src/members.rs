@@ -395,6 +395,8 @@ mod tests {
     #[test]
     fn nothing_points_at_a_member_that_is_gone() {
         use crate::instances::tests::new as instance;
+        use crate::volumes::VolumeType;
+        use crate::volumes::tests::new as volume;
         use crate::warnings::{self, Entity, Kind, Subject};
         let c = database();
         let tx = Tx(&c);
@@ -407,6 +409,13 @@ mod tests {
             c.query_row("SELECT id FROM instances WHERE name = ?1", [name], |r| r.get(0)).unwrap()
         };
         let kept = by_name("kept");
+        // In a pool that all members reach the root of an instance goes with it, and what is everybody's stays.
+        let pool = crate::pools::create(&tx, "nfs", "shared", "", &Config::new()).unwrap();
+        for (name, kind) in
+            [("lost", VolumeType::Container), ("kept", VolumeType::Container), ("lost", VolumeType::Custom)]
+        {
+            crate::volumes::create(&tx, &volume(pool, name, kind, None)).unwrap();
+        }
         crate::instances::patch_config(&tx, kept, [("volatile.evacuate.origin", Some("node2"))]).unwrap();
         for (n, entity) in
             [(Entity::Instance, by_name("lost")), (Entity::Instance, kept), (Entity::Member, id)].iter().enumerate()
@@ -432,6 +441,8 @@ mod tests {
             ("nodes_failure_domains", 1),
             ("instances_config WHERE key = 'volatile.evacuate.origin'", 0),
             ("plans WHERE state = 'running'", 0),
+            ("storage_volumes WHERE name = 'lost' AND type = 0", 0),
+            ("storage_volumes", 2),
         ] {
             let have: i64 = c.query_row(&format!("SELECT COUNT(*) FROM {what}"), [], |r| r.get(0)).unwrap();
             assert_eq!(have, left, "{what}");

@@ -8,6 +8,7 @@ use api::key::Read as _;
 use api::keys::instance as keys;
 use db::warnings::Subject;
 use drivers::instance::Status;
+use drivers::storage::{Kind, Volume};
 
 use super::{Loaded, devices, of_this_member, start, stop};
 use crate::services::instances::files_follow;
@@ -37,6 +38,30 @@ pub async fn take_up(daemon: &Arc<Daemon>) -> Result<()> {
                 daemon.instances.set_frozen(l.row.id, matches!(status, Status::Frozen | Status::Freezing));
             }
             Err(e) => tracing::warn!("instance {}: {e}", l.id()),
+        }
+    }
+    Ok(())
+}
+
+/// Ends what runs here although the database says that it is on another member by now: while this member was away it was
+/// taken over.
+pub async fn end_strays(daemon: &Arc<Daemon>) -> Result<()> {
+    let own = daemon.member_id();
+    let all = daemon.db().peek(|tx| db::instances::list(tx, db::instances::Filter::default())).await?;
+    for row in all.into_iter().filter(|row| row.member_id != own) {
+        let (containers, id) = (daemon.containers.clone(), Volume::new(Kind::Container, &row.project, &row.name).name);
+        if !containers.logs(&id).exists() {
+            continue;
+        }
+        let ended = blocking::run(move || {
+            if containers.status(&id)? == Status::Stopped {
+                return Ok(());
+            }
+            tracing::warn!("{id} runs here and is on the member {} by now: it is ended", row.member);
+            containers.stop(&id)
+        });
+        if let Err(e) = ended.await {
+            tracing::error!("ending an instance that was taken over: {e}");
         }
     }
     Ok(())

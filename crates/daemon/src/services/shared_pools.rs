@@ -46,7 +46,10 @@ async fn look(daemon: &Arc<Daemon>, pool: &Pool, said: &mut HashMap<i64, Option<
         return Ok(());
     }
     let driver = pools::driver_of(daemon, pool);
-    let why = blocking::run(move || driver.start()).await.err().map(|e| e.message);
+    // One that is in order is only looked at.
+    let in_order = said.get(&id) == Some(&None);
+    let tried = blocking::run(move || if in_order { driver.usage().map(drop) } else { driver.start() });
+    let why = tried.await.err().map(|e| e.message);
     if why.is_none() && state == Some(Progress::Errored) {
         daemon.write(move |tx| db::pools::set_member_state(tx, id, own, Progress::Created)).await?;
     }

@@ -126,9 +126,9 @@ impl Dir {
     }
 }
 
-/// What is in a pool, with its mode.
+/// What is in a pool, with its mode. Root in a container is somebody else here and has to get through to its disks.
 const FOLDERS: [(&str, u32); 4] =
-    [("containers", 0o711), ("containers-snapshots", 0o700), ("custom", 0o700), ("custom-snapshots", 0o700)];
+    [("containers", 0o711), ("containers-snapshots", 0o700), ("custom", 0o711), ("custom-snapshots", 0o700)];
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(format!("Making {}", path.display()))

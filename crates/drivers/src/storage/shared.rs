@@ -128,6 +128,8 @@ impl Driver for Shared {
 
     fn delete(&self) -> Result<()> {
         self.must_be_there()?;
+        // First, so that no other member makes anything in it any more.
+        fs::remove_file(self.mark()).context("Removing the mark of the storage pool")?;
         self.dir.clear_out()?;
         for dir in ["leases", "locks"] {
             match fs::remove_dir_all(self.source.join(dir)) {
@@ -135,8 +137,6 @@ impl Driver for Shared {
                 _ => {}
             }
         }
-        // Whoever was interrupted can do it again as long as the mark is there.
-        fs::remove_file(self.mark()).context("Removing the mark of the storage pool")?;
         self.leave()
     }
 

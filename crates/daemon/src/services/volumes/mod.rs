@@ -30,7 +30,7 @@ use crate::edge::auth::{Trust, may};
 use crate::edge::{Cx, Router};
 use crate::operations::Resources;
 use crate::state::Daemon;
-use crate::{blocking, events};
+use crate::{blocking, events, leases};
 
 pub fn routes(r: &mut Router) {
     r.list(&api::volume::LIST, list);
@@ -221,6 +221,16 @@ async fn change(cx: &Cx, row: &Row, new: StorageVolumePut) -> Result<()> {
 async fn delete(cx: Cx, (): ()) -> Result<()> {
     let row = custom_here(&cx).await?;
     let (_lock, row) = files::hold(&cx.daemon, &row).await?;
+    let (volume, of) = (files::of(&row)?, row.clone());
+    cx.daemon.view(move |tx| must_be_unused(tx, &of)).await?;
+    // No other member may use it in this moment, as one that was taken for dead.
+    leases::take(&cx.daemon, leases::MEMBER, &row.pool, &volume).await?;
+    let deleted = delete_unused(&cx, &row).await;
+    leases::give_back_one(&cx.daemon, leases::MEMBER, &row.pool, &volume).await;
+    deleted
+}
+
+async fn delete_unused(cx: &Cx, row: &Row) -> Result<()> {
     let gone = row.clone();
     cx.daemon
         .write(move |tx| {
@@ -228,8 +238,8 @@ async fn delete(cx: Cx, (): ()) -> Result<()> {
             db::volumes::delete(tx, gone.id)
         })
         .await?;
-    tell(&cx, "storage-volume-deleted", &row, None, []);
-    let (driver, volume) = (pools::open(&cx.daemon, &row.pool).await?, files::of(&row)?);
+    tell(cx, "storage-volume-deleted", row, None, []);
+    let (driver, volume) = (pools::open(&cx.daemon, &row.pool).await?, files::of(row)?);
     blocking::run(move || driver.delete_volume(&volume)).await
 }
 

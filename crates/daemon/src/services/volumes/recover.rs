@@ -19,7 +19,7 @@ use serde_json::Value;
 use super::files;
 use crate::services::pools;
 use crate::state::Daemon;
-use crate::{blocking, volumes};
+use crate::{blocking, leases, volumes};
 
 /// How long is waited before asking again for the newest state of the database.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -101,19 +101,25 @@ async fn sweep(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<()> 
     let Some(_lock) = volumes::lock_now(daemon, pool, volume).await? else { return Ok(()) };
     let (asked, of, own) = (pool.to_owned(), volume.clone(), daemon.member_id());
     let keep = daemon.db().read(move |tx| keep(tx, &asked, &of, own)).await?;
-    let (driver, volume) = (pools::open(daemon, pool).await?, volume.clone());
-    blocking::run(move || match keep {
+    let driver = pools::open(daemon, pool).await?;
+    if matches!(keep, Keep::Nothing) {
+        leases::take(daemon, leases::MEMBER, pool, volume).await?;
+    }
+    let of = volume.clone();
+    let swept = blocking::run(move || match keep {
         Keep::All => Ok(()),
         Keep::Snapshots(names) => {
-            let there = driver.snapshots(&volume)?;
-            there.iter().filter(|s| !names.contains(s)).try_for_each(|s| driver.delete_snapshot(&volume, s))
+            let there = driver.snapshots(&of)?;
+            there.iter().filter(|s| !names.contains(s)).try_for_each(|s| driver.delete_snapshot(&of, s))
         }
         Keep::Nothing => {
-            tracing::warn!("the volume {} belongs to nobody: it is removed", volume.name);
-            driver.delete_volume(&volume)
+            tracing::warn!("the volume {} belongs to nobody: it is removed", of.name);
+            driver.delete_volume(&of)
         }
     })
-    .await
+    .await;
+    leases::give_back_one(daemon, leases::MEMBER, pool, volume).await;
+    swept
 }
 
 fn keep(tx: &Tx<'_>, pool: &str, volume: &Volume, own: i64) -> Result<Keep> {
