@@ -1,6 +1,7 @@
 //! The extensions of the API that this server has, in the order in which they came to be.
 //!
-//! An extension stands here when everything that it promises works; clients look before they ask.
+//! An extension stands here when everything that it promises works; clients look before they ask. What a release adds
+//! is switched on when all members of a cluster have it.
 
 /// All of them.
 pub const ALL: &[&str] = &[
@@ -142,8 +143,53 @@ pub const ALL: &[&str] = &[
     "image_locations",
 ];
 
+/// What a release has added.
+#[derive(Clone, Debug)]
+pub struct Release {
+    /// The version of the schema that it needs.
+    pub schema: i64,
+    /// The extensions that the release before it did not have; they stand in [`ALL`], too.
+    pub added: Vec<String>,
+}
+
+/// The releases that members of a cluster may still be waiting for, the newest last. None: nothing was released yet.
+pub const RELEASES: &[(i64, &[&str])] = &[];
+
+/// Those of `own`, the extensions of this program, that are not switched on where all members have `common` of them and
+/// the database has this version of the schema. `releases` are those that the program can do without, the newest last.
+pub fn switched_off(own: usize, releases: &[Release], common: usize, schema: i64) -> Vec<&str> {
+    let (mut left, mut off) = (own, Vec::new());
+    for release in releases.iter().rev() {
+        if release.schema <= schema && left <= common {
+            break;
+        }
+        left -= release.added.len();
+        off.extend(release.added.iter().map(String::as_str));
+    }
+    off
+}
+
 #[cfg(test)]
 mod tests {
+    use super::{Release, switched_off};
+
+    #[test]
+    fn what_a_release_has_added_is_switched_on_when_all_have_it() {
+        let release =
+            |schema, added: &[&str]| Release { schema, added: added.iter().map(|e| (*e).to_owned()).collect() };
+        let releases = [release(2, &["a", "b"]), release(2, &["c"]), release(3, &[])];
+        for (common, schema, off) in [
+            (10, 3, &[][..]),
+            (12, 3, &[]),
+            (9, 3, &["c"]),
+            (7, 3, &["c", "a", "b"]),
+            (10, 2, &[]),
+            (10, 1, &["c", "a", "b"]),
+        ] {
+            assert_eq!(switched_off(10, &releases, common, schema), off, "{common} {schema}");
+        }
+    }
+
     #[test]
     fn each_stands_once_and_incus_knows_it() {
         let mut seen = std::collections::BTreeSet::new();

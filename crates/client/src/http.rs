@@ -52,6 +52,15 @@ pub struct Remote {
     idle: Mutex<Vec<SendRequest<Body>>>,
 }
 
+/// Reads the envelope of the answer to `what`; an error envelope becomes the error.
+pub async fn envelope(answer: Response<Incoming>, what: &str) -> Result<Envelope> {
+    let status = answer.status();
+    let bytes = answer.into_body().collect().await.map_err(|e| Error::internal(format!("{what}: {e}")))?.to_bytes();
+    let envelope: Envelope = serde_json::from_slice(&bytes)
+        .map_err(|_| Error::new(Kind::from_status(status.as_u16()), format!("{what}: {status}")))?;
+    envelope.as_error().map_or(Ok(envelope), Err)
+}
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -137,11 +146,7 @@ impl Remote {
             request = request.header(CONTENT_TYPE, kind);
         }
         let answer = self.send(request.body(body).map_err(|e| bad(&e))?).await?;
-        let status = answer.status();
-        let bytes = answer.into_body().collect().await.map_err(|e| bad(&e))?.to_bytes();
-        let envelope: Envelope = serde_json::from_slice(&bytes)
-            .map_err(|_| Error::new(Kind::from_status(status.as_u16()), format!("{method} {path}: {status}")))?;
-        envelope.as_error().map_or(Ok(envelope), Err)
+        envelope(answer, &format!("{method} {path}")).await
     }
 
     /// Sends JSON, and if that begins a background operation waits until it has ended; the operation then. One that

@@ -1,5 +1,5 @@
-//! What a member does all the time: the leader asks who is there, keeps the roles right and writes down what it
-//! sees; the others listen.
+//! What a member does all the time: the leader asks who is there, goes on to newer versions, keeps the roles right and
+//! writes down what it sees; the others listen.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,10 +9,12 @@ use api::key::Config;
 use api::{Error, Result};
 use bytes::Bytes;
 use db::members::{Member, Role};
+use db::versions::Recorded;
 use db::{Change, Db, Status};
 use futures::future::join_all;
 use incus_core::member::{Seen, State};
 use incus_core::roles;
+use incus_core::version::{Fit, Program, Standing, next_schema, waited_for};
 use jiff::Timestamp;
 
 use crate::link::{Channel, Links};
@@ -35,6 +37,7 @@ pub struct Health {
     links: Arc<Links>,
     liveness: Liveness,
     id: u64,
+    program: Program,
     started: std::time::Instant,
     /// Members whose last answer showed that they hold this database, or none, with its incarnation.
     sharing: Mutex<HashMap<u64, u64>>,
@@ -58,32 +61,58 @@ pub fn max_standby(config: &Config) -> usize {
 }
 
 impl Health {
-    /// The health as seen by the member with this Raft id.
-    pub fn new(id: u64, links: Arc<Links>) -> Health {
+    /// The health as seen by the member with this Raft id, whose program can serve this.
+    pub fn new(id: u64, links: Arc<Links>, program: Program) -> Health {
         Health {
             links,
             liveness: Liveness::default(),
             id,
+            program,
             started: std::time::Instant::now(),
             sharing: Mutex::default(),
             different: Mutex::default(),
         }
     }
 
-    /// How a member looks from here. A member that was never heard of is judged by the time in the database.
-    pub fn seen(&self, member: &Member, config: &Config, newest: (i64, i64), now: Timestamp) -> Seen {
+    /// How a member looks from here.
+    pub fn seen(&self, member: &Member, config: &Config, standing: Standing, now: Timestamp) -> Seen {
+        let silent_ms = self.silent_ms(member.raft_id, member.heartbeat, now);
+        Seen { state: member.state, silent_ms, threshold_ms: threshold_ms(config), standing }
+    }
+
+    /// For how long a member has been silent. One that was never heard of is judged by the time in the database.
+    fn silent_ms(&self, raft_id: Option<u64>, heartbeat: Option<Timestamp>, now: Timestamp) -> u64 {
         let stored = || {
-            let at = member.heartbeat.unwrap_or(Timestamp::UNIX_EPOCH);
+            let at = heartbeat.unwrap_or(Timestamp::UNIX_EPOCH);
             u64::try_from(now.duration_since(at).as_millis()).unwrap_or(0)
         };
-        let silent_ms = match member.raft_id {
+        match raft_id {
             Some(id) if id == self.id => 0,
             // Who has only just started can't have heard of anybody: that is nobody else's silence.
             Some(id) => self.liveness.age_ms(id).unwrap_or_else(|| stored().min(self.up_ms())),
             None => stored(),
-        };
-        let outdated = (member.schema, member.api_extensions) < newest;
-        Seen { state: member.state, silent_ms, threshold_ms: threshold_ms(config), outdated }
+        }
+    }
+
+    /// What the program of a member can serve: what it has said, or else what is written down of it.
+    pub fn program_of(&self, member: &Member) -> Program {
+        let (latest, extensions) = (member.schema, member.api_extensions);
+        let said =
+            member.raft_id.and_then(|id| if id == self.id { Some(self.program) } else { self.liveness.program(id) });
+        // That it were too new for the others would be known from itself.
+        said.unwrap_or(Program { oldest: 0, latest, extensions })
+    }
+
+    /// The programs of all members that were heard of.
+    pub fn programs(&self) -> Vec<Program> {
+        self.liveness.programs().into_iter().map(|(_, program)| program).collect()
+    }
+
+    /// The programs of the members that a change to a newer version waits for.
+    pub fn counted(&self, members: &[Member], config: &Config, now: Timestamp) -> Vec<Program> {
+        let threshold = threshold_ms(config);
+        let counted = members.iter().filter(|m| waited_for(self.silent_ms(m.raft_id, m.heartbeat, now), threshold));
+        counted.map(|m| self.program_of(m)).collect()
     }
 
     /// Milliseconds since this member began to listen.
@@ -102,8 +131,10 @@ impl Health {
         let beat: Heartbeat =
             serde_json::from_slice(body).map_err(|e| Error::bad_request(format!("Unreadable heartbeat: {e}")))?;
         self.liveness.learn(&beat.ages);
+        self.liveness.learn_programs(&beat.programs);
         self.liveness.heard(beat.leader);
-        let answer = Answer { clock_ms: Timestamp::now().as_millisecond(), incarnation };
+        let program = Some(self.program);
+        let answer = Answer { clock_ms: Timestamp::now().as_millisecond(), incarnation, program };
         serde_json::to_vec(&answer).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
     }
 
@@ -123,8 +154,14 @@ impl Health {
     }
 
     async fn round(&self, db: &Db, rounds: u64) -> Result<()> {
-        let (members, config) = db.peek(|tx| Ok((db::members::list(tx)?, db::config::get(tx)?))).await?;
-        self.ask_all(&members, db.incarnation()).await;
+        let (recorded, config) = db.peek(|tx| Ok((db::versions::list(tx)?, db::config::get(tx)?))).await?;
+        let answered = self.ask_all(&recorded, db.incarnation()).await;
+        record(db, &recorded, &answered).await?;
+        self.go_on(db, &recorded, &config, &answered).await?;
+        if self.program.fit(db.wanted_version()) != Fit::Serves {
+            return self.leave_the_lead(db, &answered).await;
+        }
+        let members = db.peek(db::members::list).await?;
         self.settle_roles(db, &members, &config).await?;
         self.settle_members(db, &members).await?;
         // The table is for people and for the next leader; the members themselves know better. It is written
@@ -136,6 +173,35 @@ impl Health {
             db.write(move |tx| db::members::set_heartbeats(tx, &heard)).await?;
         }
         Ok(())
+    }
+
+    /// Brings the schema to the newest version that all can serve who are waited for. They all have to have said so just
+    /// now: one that is silent may come back with another program.
+    async fn go_on(&self, db: &Db, recorded: &[Recorded], config: &Config, answered: &Answered) -> Result<()> {
+        let (now, threshold) = (Timestamp::now(), threshold_ms(config));
+        let counted = recorded.iter().filter(|r| {
+            answered.contains_key(&r.raft_id)
+                || waited_for(self.silent_ms(Some(r.raft_id), r.heartbeat, now), threshold)
+        });
+        let programs: Option<Vec<Program>> = counted.map(|r| answered.get(&r.raft_id).copied()).collect();
+        let version = db.schema_version();
+        let Some(next) = programs.and_then(|all| next_schema(version, &all)) else { return Ok(()) };
+        tracing::warn!(
+            "all members can serve schema version {next}: the database goes on to it from version {version}"
+        );
+        let gone_on = db.migrate(next).await;
+        gone_on.inspect_err(|e| tracing::error!("the database can't go on to schema version {next}: {e}"))
+    }
+
+    /// Who can't serve lets another one lead who can.
+    async fn leave_the_lead(&self, db: &Db, answered: &Answered) -> Result<()> {
+        let version = db.wanted_version();
+        let voters = db.status().voters;
+        let can = |id: &&u64| **id != self.id && answered.get(*id).is_some_and(|p| p.fit(version) == Fit::Serves);
+        match voters.iter().find(can) {
+            Some(heir) => db.hand_over(*heir).await,
+            None => Ok(()),
+        }
     }
 
     /// When a member was last heard of.
@@ -151,26 +217,38 @@ impl Health {
         Timestamp::now().checked_sub(age).ok()
     }
 
-    async fn ask_all(&self, members: &[Member], incarnation: u64) {
+    /// Asks all members; the programs of those that have answered, and the own.
+    async fn ask_all(&self, recorded: &[Recorded], incarnation: u64) -> Answered {
         self.liveness.heard(self.id);
-        let beat =
-            Heartbeat { leader: self.id, ages: self.liveness.ages(), clock_ms: Timestamp::now().as_millisecond() };
-        let Ok(body) = serde_json::to_vec(&beat).map(Bytes::from) else { return };
-        let others = members.iter().filter_map(|m| m.raft_id).filter(|id| *id != self.id);
-        join_all(others.map(|id| self.ask(id, body.clone(), incarnation))).await;
+        self.liveness.learn_programs(&[(self.id, self.program)]);
+        let beat = Heartbeat {
+            leader: self.id,
+            ages: self.liveness.ages(),
+            clock_ms: Timestamp::now().as_millisecond(),
+            programs: self.liveness.programs(),
+        };
+        let own = [Some((self.id, self.program))];
+        let Ok(body) = serde_json::to_vec(&beat).map(Bytes::from) else { return own.into_iter().flatten().collect() };
+        let others = recorded.iter().map(|r| r.raft_id).filter(|id| *id != self.id);
+        let answers = join_all(others.map(|id| self.ask(id, body.clone(), incarnation))).await;
+        answers.into_iter().chain(own).flatten().collect()
     }
 
-    async fn ask(&self, id: u64, body: Bytes, incarnation: u64) {
-        let Ok(answer) = self.links.call(id, Channel::Heartbeat, body, ROUND).await else { return };
-        let theirs = serde_json::from_slice(&answer).map_or(0, |a: Answer| a.incarnation);
+    async fn ask(&self, id: u64, body: Bytes, incarnation: u64) -> Option<(u64, Program)> {
+        let answer = self.links.call(id, Channel::Heartbeat, body, ROUND).await.ok()?;
+        let answer = serde_json::from_slice::<Answer>(&answer).ok();
+        let theirs = answer.as_ref().map_or(0, |a| a.incarnation);
         // Who was left behind with another database, after a recovery, takes no part in this cluster.
         let mut sharing = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
-        if theirs == 0 || theirs == incarnation {
-            self.liveness.heard(id);
-            sharing.insert(id, theirs);
-        } else {
+        if theirs != 0 && theirs != incarnation {
             sharing.remove(&id);
+            return None;
         }
+        self.liveness.heard(id);
+        sharing.insert(id, theirs);
+        let program = answer?.program?;
+        self.liveness.learn_programs(&[(id, program)]);
+        Some((id, program))
     }
 
     /// Brings the members of the database in line with those of the cluster, where an interrupted removal or a recovery
@@ -201,7 +279,7 @@ impl Health {
             .iter()
             .filter_map(|m| {
                 let id = m.raft_id?;
-                let seen = self.seen(m, config, (0, 0), now);
+                let seen = self.seen(m, config, Standing::Newest, now);
                 let matched = status.matched.iter().find(|(other, _)| *other == id).map_or(0, |(_, index)| *index);
                 let known = status.voters.contains(&id) || status.learners.contains(&id);
                 Some(roles::Member {
@@ -221,6 +299,26 @@ impl Health {
         tracing::info!("database voters are to be {voters:?}");
         db.change(Change::Voters(voters)).await
     }
+}
+
+/// What the members can serve that have just answered, by Raft id.
+type Answered = HashMap<u64, Program>;
+
+/// Writes down what members can serve, where that is not what they have written down themselves: who can't serve may
+/// not be able to.
+async fn record(db: &Db, recorded: &[Recorded], answered: &Answered) -> Result<()> {
+    let differs =
+        |r: &&Recorded| answered.get(&r.raft_id).is_some_and(|p| (p.latest, p.extensions) != (r.schema, r.extensions));
+    let ids: Vec<u64> = recorded.iter().filter(differs).map(|r| r.raft_id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let answered = answered.clone();
+    let each = move |tx: &db::Tx<'_>| {
+        let mut programs = ids.iter().filter_map(|id| Some((*id, answered.get(id)?)));
+        programs.try_for_each(|(id, p)| db::versions::record(tx, id, p.latest, p.extensions))
+    };
+    db.write(each).await
 }
 
 /// A member of only one of the two: the cluster and its database.
@@ -286,15 +384,27 @@ mod tests {
 
     #[test]
     fn who_has_just_started_takes_nobody_for_offline() {
-        let mut health = Health::new(1, Arc::new(Links::new(Arc::new(Nobody))));
+        let mut health =
+            Health::new(1, Arc::new(Links::new(Arc::new(Nobody))), Program { oldest: 1, latest: 1, extensions: 1 });
         let (config, now) = (Config::new(), Timestamp::now());
         // Its heartbeat in the database is as old as can be.
-        let silent = |health: &Health| health.seen(&member(2, State::Created), &config, (0, 0), now);
+        let silent = |health: &Health| health.seen(&member(2, State::Created), &config, Standing::Newest, now);
         assert!(!silent(&health).offline());
         health.started -= Duration::from_secs(OFFLINE_AFTER + 1);
         assert!(silent(&health).offline(), "it has had the time to hear of it");
         health.liveness.heard(2);
         assert!(!silent(&health).offline());
+    }
+
+    #[test]
+    fn who_was_not_heard_of_yet_is_not_taken_for_too_new() {
+        let own = Program { oldest: 1, latest: 2, extensions: 1 };
+        let health = Health::new(1, Arc::new(Links::new(Arc::new(Nobody))), own);
+        let newer = Member { schema: 3, ..member(2, State::Created) };
+        let standing = |health: &Health| health.program_of(&newer).standing(1, &[own]);
+        assert_eq!(standing(&health), Standing::Newest);
+        health.liveness.learn_programs(&[(2, Program { oldest: 3, latest: 3, extensions: 1 })]);
+        assert_eq!(standing(&health), Standing::TooNew);
     }
 
     #[test]

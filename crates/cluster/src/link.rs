@@ -1,5 +1,8 @@
 //! How members talk to each other: framed requests over authenticated streams that are kept open.
 //!
+//! When a stream is opened, one side offers the [versions](OFFERED) of the protocol that it can speak and the other
+//! chooses. A version stands for all that travels on a stream, the log of the database included.
+//!
 //! A stream is dialled by [`Dial`] (mutual TLS, then an HTTP upgrade) and carries one request at a time; several
 //! requests to the same member at once use several streams. A request frame is its length (u32, big endian),
 //! one byte that names the [`Channel`], and the body; a response frame is its length, one byte (0: body, 1: the
@@ -13,6 +16,28 @@ use api::{Error, Result};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The name of the protocol.
+const PROTOCOL: &str = "incus-link";
+
+/// The versions of the protocol that this program speaks, the best first, as in the header `Upgrade`.
+pub const OFFERED: &[&str] = &["incus-link/1"];
+
+/// Chooses from the versions that another member offers; the error says who has to be updated.
+pub fn choose(offered: &str) -> Result<&'static str> {
+    let theirs: Vec<&str> = offered.split(',').map(str::trim).collect();
+    OFFERED.iter().find(|ours| theirs.contains(ours)).copied().ok_or_else(|| {
+        if theirs.iter().any(|t| t.starts_with(PROTOCOL)) {
+            Error::unavailable(format!(
+                "The members' versions are too far apart: one speaks {}, the other one {}. The older one needs updating",
+                OFFERED.join(", "),
+                theirs.join(", ")
+            ))
+        } else {
+            Error::bad_request(format!("This is for upgrading to {}", OFFERED.join(", ")))
+        }
+    })
+}
 
 /// A connected byte stream to another member.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -225,6 +250,22 @@ mod tests {
             (2, "hang", "Member 2 did not answer within 200 ms"),
         ] {
             assert_eq!(call(&links, to, body).await.unwrap_err().message, want);
+        }
+    }
+
+    #[test]
+    fn members_speak_the_best_version_that_both_know() {
+        for (offered, want) in [
+            ("incus-link/1", Ok("incus-link/1")),
+            ("incus-link/3, incus-link/2, incus-link/1", Ok("incus-link/1")),
+            ("incus-link/3, incus-link/2", Err("The older one needs updating")),
+            ("incus-link", Err("The older one needs updating")),
+            ("websocket", Err("This is for upgrading to incus-link/1")),
+        ] {
+            match (choose(offered), want) {
+                (got, Ok(want)) => assert_eq!(got, Ok(want)),
+                (got, Err(want)) => assert!(got.is_err_and(|e| e.message.contains(want)), "{offered}"),
+            }
         }
     }
 

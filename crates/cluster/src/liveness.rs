@@ -1,12 +1,15 @@
-//! When each member was last heard of.
+//! When each member was last heard of, and what its program can serve.
 //!
 //! The leader asks every member and knows best. With each heartbeat it passes on what it knows, so that every
 //! member can tell the status of all others without asking anybody.
+//!
+//! Members of several versions hear each other: a field that is added has a default, and none changes its meaning.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use incus_core::version::Program;
 use serde::{Deserialize, Serialize};
 
 /// What the leader sends to every member.
@@ -18,6 +21,9 @@ pub struct Heartbeat {
     pub ages: Vec<(u64, u64)>,
     /// The leader's clock, in milliseconds since the epoch.
     pub clock_ms: i64,
+    /// What the program of each member can serve, by Raft id.
+    #[serde(default)]
+    pub programs: Vec<(u64, Program)>,
 }
 
 /// What a member answers.
@@ -28,12 +34,16 @@ pub struct Answer {
     /// Which database it holds; 0 if none yet.
     #[serde(default)]
     pub incarnation: u64,
+    /// What its program can serve.
+    #[serde(default)]
+    pub program: Option<Program>,
 }
 
-/// When each member was last heard of, by Raft id.
+/// When each member was last heard of, and its program, by Raft id.
 #[derive(Default)]
 pub struct Liveness {
     seen: Mutex<HashMap<u64, Instant>>,
+    programs: Mutex<HashMap<u64, Program>>,
 }
 
 impl Liveness {
@@ -52,6 +62,21 @@ impl Liveness {
         }
     }
 
+    /// Notes what the programs of members can serve.
+    pub fn learn_programs(&self, programs: &[(u64, Program)]) {
+        self.known_programs().extend(programs.iter().copied());
+    }
+
+    /// What the program of a member can serve, if it was heard of.
+    pub fn program(&self, id: u64) -> Option<Program> {
+        self.known_programs().get(&id).copied()
+    }
+
+    /// What is known of the programs of all members.
+    pub fn programs(&self) -> Vec<(u64, Program)> {
+        self.known_programs().iter().map(|(id, program)| (*id, *program)).collect()
+    }
+
     /// Milliseconds since a member was last heard of; `None` if it never was.
     pub fn age_ms(&self, id: u64) -> Option<u64> {
         self.seen().get(&id).map(|at| u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX))
@@ -66,9 +91,14 @@ impl Liveness {
     /// Forgets a member that was removed.
     pub fn forget(&self, id: u64) {
         self.seen().remove(&id);
+        self.known_programs().remove(&id);
     }
 
-    fn seen(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Instant>> {
+    fn known_programs(&self) -> MutexGuard<'_, HashMap<u64, Program>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

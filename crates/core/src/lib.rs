@@ -17,3 +17,4 @@ pub mod plan;
 pub mod project;
 pub mod roles;
 pub mod snapshot_name;
+pub mod version;

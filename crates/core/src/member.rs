@@ -3,6 +3,8 @@
 use api::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::version::Standing;
+
 /// The stored state of a member, as in the column `nodes.state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum State {
@@ -96,7 +98,7 @@ pub enum Status {
     Online,
     /// Silent for longer than `cluster.offline_threshold`.
     Offline,
-    /// Its version is too old for the rest.
+    /// Its version is too far from that of the rest for it to serve.
     Blocked,
     /// Emptied.
     Evacuated,
@@ -129,8 +131,8 @@ pub struct Seen {
     pub silent_ms: u64,
     /// `cluster.offline_threshold`, in milliseconds.
     pub threshold_ms: u64,
-    /// True if a newer member waits for it to be upgraded.
-    pub outdated: bool,
+    /// How its program compares with those of the others.
+    pub standing: Standing,
 }
 
 impl Seen {
@@ -146,19 +148,24 @@ impl Seen {
             State::Evacuating => Status::Evacuating,
             State::Restoring => Status::Restoring,
             State::Created | State::Pending if self.offline() => Status::Offline,
-            State::Created | State::Pending if self.outdated => Status::Blocked,
-            State::Created | State::Pending => Status::Online,
+            State::Created | State::Pending => match self.standing {
+                Standing::TooOld | Standing::TooNew => Status::Blocked,
+                Standing::Older | Standing::Newest => Status::Online,
+            },
         }
     }
 
     /// The words beside the status; `last` is the time it was last heard of, ready to print.
     pub fn message(&self, last: &str) -> String {
-        match self.status() {
+        let waited_for = matches!(self.standing, Standing::Older | Standing::TooOld);
+        let text = match self.status() {
             Status::Online => "Fully operational".into(),
             Status::Offline => format!("No heartbeat for {} ({last})", seconds(self.silent_ms)),
-            Status::Blocked => "Needs updating to newer version".into(),
+            Status::Blocked if waited_for => return "Needs updating to newer version".into(),
+            Status::Blocked => "Waiting for other members to be updated".into(),
             Status::Evacuated | Status::Evacuating | Status::Restoring => "Unavailable due to maintenance".into(),
-        }
+        };
+        if waited_for { format!("{text}; needs updating to newer version") } else { text }
     }
 }
 
@@ -200,15 +207,28 @@ mod tests {
 
     #[test]
     fn maintenance_hides_silence_and_silence_hides_age() {
-        let seen = |state, silent_ms, outdated| Seen { state, silent_ms, threshold_ms: 20_000, outdated };
+        use Standing::*;
+        let seen = |state, silent_ms, standing| Seen { state, silent_ms, threshold_ms: 20_000, standing };
         for (seen, status, message) in [
-            (seen(State::Created, 20_000, false), "Online", "Fully operational"),
-            (seen(State::Created, 20_001, true), "Offline", "No heartbeat for 20s (then)"),
-            (seen(State::Created, 3_723_400, false), "Offline", "No heartbeat for 1h2m3s (then)"),
-            (seen(State::Created, 0, true), "Blocked", "Needs updating to newer version"),
-            (seen(State::Evacuated, 99_000, false), "Evacuated", "Unavailable due to maintenance"),
-            (seen(State::Evacuating, 0, true), "Evacuating", "Unavailable due to maintenance"),
-            (seen(State::Restoring, 0, false), "Restoring", "Unavailable due to maintenance"),
+            (seen(State::Created, 20_000, Newest), "Online", "Fully operational"),
+            (seen(State::Created, 0, Older), "Online", "Fully operational; needs updating to newer version"),
+            (seen(State::Created, 20_001, Newest), "Offline", "No heartbeat for 20s (then)"),
+            (
+                seen(State::Created, 20_001, TooOld),
+                "Offline",
+                "No heartbeat for 20s (then); needs updating to newer version",
+            ),
+            (seen(State::Created, 3_723_400, Newest), "Offline", "No heartbeat for 1h2m3s (then)"),
+            (seen(State::Created, 0, TooOld), "Blocked", "Needs updating to newer version"),
+            (seen(State::Created, 0, TooNew), "Blocked", "Waiting for other members to be updated"),
+            (seen(State::Evacuated, 99_000, Newest), "Evacuated", "Unavailable due to maintenance"),
+            (seen(State::Evacuated, 0, TooNew), "Evacuated", "Unavailable due to maintenance"),
+            (
+                seen(State::Evacuating, 0, TooOld),
+                "Evacuating",
+                "Unavailable due to maintenance; needs updating to newer version",
+            ),
+            (seen(State::Restoring, 0, Newest), "Restoring", "Unavailable due to maintenance"),
         ] {
             assert_eq!((seen.status().as_str(), seen.message("then").as_str()), (status, message));
         }

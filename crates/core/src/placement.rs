@@ -92,7 +92,7 @@ pub fn choose<'a>(
             ))),
             Status::Offline => Err(Error::unavailable(format!("Cluster member \"{name}\" is offline"))),
             Status::Blocked => Err(Error::unavailable(format!(
-                "Cluster member \"{name}\" needs updating to the version of the other members first"
+                "Cluster member \"{name}\" serves nothing until all members have been updated to the same version"
             ))),
             Status::Evacuated | Status::Evacuating | Status::Restoring => {
                 Err(Error::bad_request("The cluster member is evacuated"))

@@ -11,9 +11,6 @@ use hyper_util::rt::TokioIo;
 
 use crate::state::Daemon;
 
-/// The protocol that a link upgrades to.
-pub const PROTOCOL: &str = "incus-link";
-
 /// Opens links for a daemon that comes into being after its database.
 #[derive(Default)]
 pub struct Dialler {
@@ -36,12 +33,14 @@ impl Dial for Dialler {
             let address = daemon.address_of(to).ok_or_else(unknown)?;
             let request = Request::get("/internal/link")
                 .header(CONNECTION, "upgrade")
-                .header(UPGRADE, PROTOCOL)
+                .header(UPGRADE, cluster::link::OFFERED.join(", "))
                 .body(client::http::empty())
                 .map_err(|e| Error::internal(e.to_string()))?;
             let answer = daemon.remote(&address)?.send(request).await?;
             if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(Error::unavailable(format!("Member {to} refuses the link: {}", answer.status())));
+                let refused = client::http::envelope(answer, "the link").await.err();
+                let why = refused.map_or_else(|| "it does not know what a link is".to_owned(), |e| e.message);
+                return Err(Error::unavailable(format!("Member {to} refuses the link: {why}")));
             }
             let upgraded = hyper::upgrade::on(answer).await.map_err(|e| Error::unavailable(e.to_string()))?;
             Ok(Box::new(TokioIo::new(upgraded)) as Box<dyn Stream>)

@@ -23,7 +23,7 @@ use crate::edge::auth::Caller;
 use crate::paths::Paths;
 use crate::services::removal;
 use crate::state::Daemon;
-use crate::{certs, start};
+use crate::{certs, start, versions};
 
 /// How long the joining server may take to get the database.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -142,13 +142,13 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     let address = own_address(daemon, put)?;
     let (doors, pin) = doors(put)?;
     listen_on(daemon, &address)?;
-    let (schema, api_extensions) = start::versions();
+    let program = versions::program();
     let request = Accept {
         token: put.cluster_token.clone(),
         name: put.server_name.clone(),
         address,
-        schema,
-        api_extensions,
+        schema: program.latest,
+        api_extensions: program.extensions,
         architecture: std::env::consts::ARCH.into(),
         certificate: daemon.own_identity().certificate,
     };
@@ -436,8 +436,8 @@ pub fn hash(secret: &str) -> String {
 }
 
 fn same_version(request: &Accept) -> Result<()> {
-    let (schema, extensions) = start::versions();
-    if (request.schema, request.api_extensions) == (schema, extensions) {
+    let program = versions::program();
+    if (request.schema, request.api_extensions) == (program.latest, program.extensions) {
         return Ok(());
     }
     Err(Error::bad_request(

@@ -22,6 +22,7 @@ mod sockets;
 mod start;
 mod state;
 mod streams;
+mod versions;
 mod volumes;
 
 use std::process::ExitCode;
@@ -78,11 +79,16 @@ fn exit(done: Result<()>) -> ExitCode {
 
 async fn run(args: &Args) -> Result<()> {
     let daemon = start::up(args).await?;
-    tracing::info!("serving");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut power = signal(SignalKind::from_raw(POWER))?;
+    let served = async {
+        start::settle(&daemon).await?;
+        tracing::info!("serving");
+        std::future::pending::<Result<()>>().await
+    };
     tokio::select! {
+        failed = served => return failed,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         _ = power.recv() => instances::boot::shut_down(&daemon).await,

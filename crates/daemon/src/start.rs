@@ -16,12 +16,12 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, instances, join, leases, moved, plans, removed, services};
+use crate::{certs, instances, join, leases, moved, plans, removed, services, versions};
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
 
-/// Brings the daemon up: it serves when this returns.
+/// Brings the daemon up as far as other members and clients can reach it; [`settle`] is what comes next.
 pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     let paths = Paths::from_env();
     paths.create().context(format!("Making the folders in {}", paths.root().display()))?;
@@ -39,7 +39,6 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     let group = args.group.as_deref().map(listen::group_id).transpose()?;
     listen::unix(daemon.clone(), &daemon.paths.socket(), group)?;
     listen_again(&daemon)?;
-    settle(&daemon).await?;
     std::fs::write(daemon.paths.pid(), format!("{}\n", std::process::id())).context("Writing the pid file")?;
     Ok(daemon)
 }
@@ -71,16 +70,23 @@ pub async fn open(paths: &Paths, raft_id: u64) -> Result<(Arc<Dialler>, Db, Arc<
 async fn open_having_given_up(paths: &Paths, raft_id: u64, given_up: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
     let dialler = Arc::new(Dialler::default());
     let links = Arc::new(Links::new(dialler.clone()));
-    let health = Arc::new(Health::new(raft_id, links.clone()));
+    let health = Arc::new(Health::new(raft_id, links.clone(), versions::program()));
     let db = Db::open(Options { given_up, ..Options::new(paths.global(), raft_id, SCHEMA) }, links).await?;
     Ok((dialler, db, health))
 }
 
-/// What has to be there before the first request, once the database is open; and what goes on from then on.
-async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
+/// What has to be there before the first request, once the database is open; and what goes on from then on. A member
+/// whose program can't serve the database's version of the schema stays in here.
+pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     wait_for_database(daemon).await;
+    daemon.watch_health();
+    tokio::spawn(versions::update_when_behind(daemon.clone()));
+    versions::wait(daemon).await;
     daemon.refresh().await?;
-    if tokio::time::timeout(LEADER, caught_up(daemon)).await.is_ok() {
+    let caught_up = tokio::time::timeout(LEADER, caught_up(daemon)).await.is_ok();
+    // It may have come across a version of the schema that it does not know.
+    versions::wait(daemon).await;
+    if caught_up {
         daemon.refresh().await?;
         announce(daemon).await?;
     } else {
@@ -94,7 +100,6 @@ async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     leases::give_back_stale(daemon).await;
     services::volumes::recover::start(daemon).await?;
     daemon.ready.send_replace(true);
-    daemon.watch_health();
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(moved::write_down(daemon.clone()));
     tokio::spawn(removed::watch(daemon.clone()));
@@ -122,7 +127,8 @@ async fn wait_for_database(daemon: &Daemon) {
 
 /// Returns when this replica holds everything that was acknowledged while the daemon was away.
 async fn caught_up(daemon: &Daemon) {
-    while daemon.db().status().leader.is_none() || daemon.db().read_barrier().await.is_err() {
+    let beyond = || daemon.db().wanted_version() > daemon.db().schema_version();
+    while !beyond() && (daemon.db().status().leader.is_none() || daemon.db().read_barrier().await.is_err()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -131,16 +137,18 @@ async fn caught_up(daemon: &Daemon) {
 async fn announce(daemon: &Arc<Daemon>) -> Result<()> {
     let Some(own) = daemon.own_row() else { return Ok(()) };
     let architecture = db::value::Architecture::parse_any(std::env::consts::ARCH)?;
-    let (schema, extensions) = versions();
+    let program = versions::program();
+    let (schema, extensions) = (program.latest, program.extensions);
     if (own.schema, own.api_extensions, own.architecture) == (schema, extensions, architecture) {
         return Ok(());
     }
-    daemon.write(move |tx| db::members::set_versions(tx, own.id, schema, extensions, architecture)).await
-}
-
-/// The schema version and the number of API extensions of this program.
-pub fn versions() -> (i64, i64) {
-    (SCHEMA.latest, i64::try_from(services::server::extensions().len()).unwrap_or(0))
+    let raft_id = daemon.raft_id();
+    daemon
+        .write(move |tx| {
+            db::members::set_architecture(tx, own.id, architecture)?;
+            db::versions::record(tx, raft_id, schema, extensions)
+        })
+        .await
 }
 
 /// Renews what is kept in memory whenever the database changes, whoever changed it.

@@ -19,6 +19,7 @@ use db::members::{Member, NOT_CLUSTERED, State};
 use db::{Db, Tx};
 use drivers::instance::Containers;
 use drivers::network::Networks;
+use incus_core::version::Standing;
 use rustls::ServerConfig;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -433,7 +434,7 @@ impl Daemon {
 
     /// Refuses if the member is offline.
     pub fn must_be_online(&self, member: &Member, snapshot: &Snapshot) -> Result<()> {
-        let seen = self.health().seen(member, &snapshot.config, (0, 0), jiff::Timestamp::now());
+        let seen = self.health().seen(member, &snapshot.config, Standing::Newest, jiff::Timestamp::now());
         if seen.offline() && Some(self.raft_id()) != member.raft_id {
             return Err(Error::unavailable(format!("Cluster member \"{}\" is offline", member.name)));
         }

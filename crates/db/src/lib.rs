@@ -15,6 +15,8 @@ pub mod keys;
 pub mod local;
 pub mod members;
 pub mod networks;
+#[cfg(feature = "next")]
+pub mod next;
 pub mod operations;
 pub mod placed;
 pub mod plans;
@@ -28,6 +30,7 @@ pub mod tokens;
 pub mod tx;
 pub mod used_by;
 pub mod value;
+pub mod versions;
 pub mod volume_snapshots;
 pub mod volumes;
 pub mod warnings;

@@ -244,10 +244,9 @@ pub fn set_state(tx: &Tx<'_>, id: i64, state: State) -> Result<()> {
     touched(tx.run("UPDATE nodes SET state = ?2 WHERE id = ?1", (id, state.code()))?, NOT_FOUND)
 }
 
-/// Records what the program of a member can do.
-pub fn set_versions(tx: &Tx<'_>, id: i64, schema: i64, extensions: i64, architecture: Architecture) -> Result<()> {
-    let sql = "UPDATE nodes SET schema = ?2, api_extensions = ?3, arch = ?4 WHERE id = ?1";
-    touched(tx.run(sql, (id, schema, extensions, architecture))?, NOT_FOUND)
+/// Records what a member runs on.
+pub fn set_architecture(tx: &Tx<'_>, id: i64, architecture: Architecture) -> Result<()> {
+    touched(tx.run("UPDATE nodes SET arch = ?2 WHERE id = ?1", (id, architecture))?, NOT_FOUND)
 }
 
 /// Records when members were last heard of; members that are gone are passed over.

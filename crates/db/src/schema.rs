@@ -1,17 +1,23 @@
 //! The version of the global schema, and how a replica gets from one version to the next.
 //!
-//! The version is replicated state: the engine proposes a migration when every member supports it, and each
-//! replica runs the same statements with the same `now`.
+//! The version is replicated state: the leader proposes a migration when all members can serve the new version, and
+//! each replica runs the same statements with the same `now`. Programs of several versions serve with the same schema
+//! (decision 011): a migration adds, what it makes superfluous goes with a later release, and a program reads and
+//! writes columns by their names, those of `OLDEST` unless it has asked [`has`].
 
 use api::{Error, Result};
 use jiff::Timestamp;
 use rusqlite::Connection;
 
-use crate::tx::failed;
+use crate::tx::{Tx, failed};
 use crate::value;
 
 /// The statements that lead from version `n` to `n + 1`, by `n`.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    #[cfg(feature = "next")]
+    include_str!("migrations/next.sql"),
+];
 
 /// The newest version that this program knows.
 pub const LATEST: i64 = MIGRATIONS.len() as i64;
@@ -26,6 +32,11 @@ pub fn version(connection: &Connection) -> Result<i64> {
         return Ok(0);
     }
     connection.query_row("SELECT IFNULL(MAX(version), 0) FROM schema", [], |r| r.get(0)).map_err(failed)
+}
+
+/// True if the database has this version, or a newer one: for what does without the new columns until they are there.
+pub fn has(tx: &Tx<'_>, wanted: i64) -> Result<bool> {
+    Ok(version(tx.0)? >= wanted)
 }
 
 /// Brings the database from the version `from` to the version `to`.
@@ -58,7 +69,6 @@ pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::tx::Tx;
     use crate::tx::tests::database;
 
     /// Tables of ours that Incus does not have.

@@ -37,6 +37,16 @@ impl Programs {
         Ok(programs)
     }
 
+    /// The daemon as a later version could be, for tests of upgrades: `cargo xtask next` builds it.
+    pub fn next(&self) -> Result<PathBuf> {
+        let next = self.incusd.with_file_name("next").join("incusd");
+        if next.exists() {
+            Ok(next)
+        } else {
+            Err(format!("{} is missing: cargo xtask next first", next.display()).into())
+        }
+    }
+
     /// The same daemon, driven by the client of Debian's package `incus-client`; `None` if it isn't installed.
     pub fn with_stock_client(self) -> Option<Programs> {
         let incus = PathBuf::from("/usr/bin/incus");

@@ -46,6 +46,8 @@ enum Xtask {
     Load(bench::Load),
     /// Install the Debian packages that building and testing need.
     Setup,
+    /// Build all that is tested, also the daemon as a later version could be, for tests of upgrades.
+    Next,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Xtask::Bench { json, quick } => bench::run(json.as_deref(), quick),
         Xtask::Load(load) => bench::load(&load),
         Xtask::Setup => packages::install(),
+        Xtask::Next => test::build(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

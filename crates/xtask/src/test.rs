@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that has to hold before a change lands.
 
-use crate::sh::{Result, cargo, say};
+use crate::sh::{Result, cargo, say, target};
 use crate::{check, packages};
 
 /// Installs, builds, checks, tests.
@@ -10,12 +10,23 @@ pub fn all(filter: Option<&str>) -> Result<()> {
         say("checking");
         check::check()?;
     }
-    say("building");
-    // With what tests need, so that the same libraries serve for both.
-    cargo(&["build", "--workspace", "--all-targets"])?;
+    build()?;
     say("testing");
     // Tests that form clusters are one program; its tests share two cores and run one after another.
     let mut args = vec!["test", "--workspace", "--no-fail-fast"];
     args.extend(filter);
     cargo(&args)
+}
+
+/// Builds all that is tested: first the daemon as a later version could be, which is set aside, then everything else.
+pub fn build() -> Result<()> {
+    say("building");
+    // Tests are named here and there, so that the same libraries serve for all.
+    cargo(&["build", "--workspace", "--bin", "incusd", "--test", "upgrade", "--features", "incusd/next"])?;
+    let (built, next) = (target().join("debug/incusd"), target().join("debug/next"));
+    std::fs::create_dir_all(&next)?;
+    // The one of an earlier build may still run.
+    let _ = std::fs::remove_file(next.join("incusd"));
+    std::fs::copy(built, next.join("incusd"))?;
+    cargo(&["build", "--workspace", "--all-targets"])
 }

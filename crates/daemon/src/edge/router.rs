@@ -146,9 +146,9 @@ impl Router {
 
     async fn answer(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>> {
         let (route, args) = self.find(request.method().as_str(), request.uri().path())?;
+        // The links between members are what a starting member catches up by.
         if route.info.path != api::internal::LINK.info.path {
-            // The links between members are what a starting member catches up by.
-            let _ = daemon.ready.subscribe().wait_for(|ready| *ready).await;
+            crate::versions::admit(&daemon, &caller, &route.info).await?;
         }
         crate::removed::refuse(&daemon, route.info.path)?;
         let query = request::parse_query(request.uri().query().unwrap_or_default());

@@ -9,6 +9,7 @@ use incus_core::placement::{Candidate, Scheduler, Target, choose};
 use incus_core::project::Rules;
 
 use crate::state::Daemon;
+use crate::versions::Compared;
 
 /// Instances that this member has placed and that are not in the database yet, by member.
 #[derive(Default)]
@@ -44,12 +45,12 @@ pub async fn candidates(daemon: &Arc<Daemon>) -> Result<Vec<Candidate>> {
     let counts = daemon.view(db::instances::counts).await?;
     let snapshot = daemon.snapshot();
     let (health, now) = (daemon.health(), jiff::Timestamp::now());
-    let newest = snapshot.members.iter().map(|m| (m.schema, m.api_extensions)).max().unwrap_or_default();
+    let compared = Compared::new(daemon, &snapshot);
     let placing = daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);
     let candidate = |m: &Member| Candidate {
         id: m.id,
         name: m.name.clone(),
-        status: health.seen(m, &snapshot.config, newest, now).status(),
+        status: health.seen(m, &snapshot.config, compared.standing(daemon, m), now).status(),
         scheduler: Scheduler::parse(m.config.get("scheduler.instance").map_or("", String::as_str)),
         groups: m.groups.iter().cloned().collect(),
         architectures: architectures(m),

@@ -10,7 +10,6 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
-use crate::dial::PROTOCOL;
 use crate::edge::reply::full;
 use crate::edge::{Body, Cx, Router};
 use crate::instances;
@@ -71,10 +70,12 @@ async fn sql(cx: Cx, query: SqlQuery) -> Result<SqlBatch> {
     Ok(SqlBatch { results })
 }
 
+/// Members try to open links all the time; that one can't be opened is said once.
+static SAID: std::sync::Once = std::sync::Once::new();
+
 async fn link(cx: Cx, mut request: Request<Incoming>) -> Result<Response<Body>> {
-    if request.headers().get(UPGRADE).is_none_or(|u| u != PROTOCOL) {
-        return Err(Error::bad_request(format!("This is for upgrading to {PROTOCOL}")));
-    }
+    let offered = request.headers().get(UPGRADE).and_then(|u| u.to_str().ok()).unwrap_or_default();
+    let chosen = cluster::link::choose(offered).inspect_err(|e| SAID.call_once(|| tracing::error!("{e}")))?;
     let upgraded = hyper::upgrade::on(&mut request);
     let daemon = cx.daemon.clone();
     tokio::spawn(async move {
@@ -95,7 +96,7 @@ async fn link(cx: Cx, mut request: Request<Incoming>) -> Result<Response<Body>> 
     Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(CONNECTION, "upgrade")
-        .header(UPGRADE, PROTOCOL)
+        .header(UPGRADE, chosen)
         .body(full(""))
         .map_err(|e| Error::internal(e.to_string()))
 }

@@ -19,6 +19,7 @@ use crate::edge::{Cx, Router};
 use crate::operations::Operation;
 use crate::plans;
 use crate::state::{Daemon, Snapshot};
+use crate::versions::Compared;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::cluster::MEMBERS, list);
@@ -38,7 +39,7 @@ pub(super) struct Shown {
     pub(super) snapshot: Snapshot,
     pub(super) status: db::Status,
     standbys: Vec<u64>,
-    newest: (i64, i64),
+    compared: Compared,
     now: Timestamp,
 }
 
@@ -63,8 +64,8 @@ impl Shown {
             })
             .collect();
         let standbys = roles::standbys(&candidates, cluster::health::max_standby(&snapshot.config));
-        let newest = snapshot.members.iter().map(|m| (m.schema, m.api_extensions)).max().unwrap_or_default();
-        Ok(Shown { snapshot, status, standbys, newest, now: Timestamp::now() })
+        let compared = Compared::new(daemon, &snapshot);
+        Ok(Shown { snapshot, status, standbys, compared, now: Timestamp::now() })
     }
 
     pub(super) fn find(&self, name: &str) -> Result<&Member> {
@@ -74,7 +75,7 @@ impl Shown {
 
     fn member(&self, daemon: &Daemon, m: &Member) -> ClusterMember {
         let health = daemon.health();
-        let seen = health.seen(m, &self.snapshot.config, self.newest, self.now);
+        let seen = health.seen(m, &self.snapshot.config, self.compared.standing(daemon, m), self.now);
         let last = health.last_heard(m).unwrap_or(Timestamp::UNIX_EPOCH);
         let last = last.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z").to_string();
         let id = m.raft_id.unwrap_or(0);

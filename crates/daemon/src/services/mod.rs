@@ -25,6 +25,8 @@ pub mod instances;
 pub mod internal;
 pub mod members;
 pub mod networks;
+#[cfg(feature = "next")]
+pub mod next;
 pub mod operations;
 pub mod placed;
 pub mod pools;
@@ -57,6 +59,8 @@ pub fn routes(r: &mut Router) {
     internal::routes(r);
     members::routes(r);
     networks::routes(r);
+    #[cfg(feature = "next")]
+    next::routes(r);
     operations::routes(r);
     pools::routes(r);
     profiles::routes(r);

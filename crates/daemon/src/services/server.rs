@@ -8,8 +8,8 @@ use api::server::{Environment, Server, ServerPut, StorageDriver};
 use api::{Error, Result};
 
 use crate::edge::{Cx, Router};
-use crate::start;
 use crate::state::Daemon;
+use crate::{start, versions};
 
 /// The version of Incus that clients find here.
 pub const VERSION: &str = "7.0";
@@ -19,14 +19,6 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::server::GET, get);
     r.sync(&api::server::PUT, put);
     r.sync(&api::server::PATCH, patch);
-}
-
-/// The extensions of the API that this server has. `INCUS_ARTIFICIALLY_BUMP_API_EXTENSIONS` adds as many that do
-/// not exist, for tests of upgrades.
-pub fn extensions() -> Vec<String> {
-    let bump = std::env::var("INCUS_ARTIFICIALLY_BUMP_API_EXTENSIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-    let artificial = (0..bump).map(|n: usize| format!("artificial_{n}"));
-    api::extension::ALL.iter().map(|e| (*e).to_owned()).chain(artificial).collect()
 }
 
 async fn get(cx: Cx, (): ()) -> Result<Server> {
@@ -44,7 +36,7 @@ async fn get(cx: Cx, (): ()) -> Result<Server> {
     cx.show_etag(&config);
     Ok(Server {
         config,
-        api_extensions: Some(extensions()),
+        api_extensions: Some(versions::extensions(&cx.daemon)),
         auth: "trusted".into(),
         auth_user_name: cx.caller.name.clone(),
         auth_user_method: cx.caller.protocol.into(),

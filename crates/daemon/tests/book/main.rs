@@ -5,7 +5,7 @@ mod page;
 
 use std::path::{Path, PathBuf};
 
-use lab::cluster::Programs;
+use lab::cluster::{PATIENCE, Programs};
 use lab::{Cluster, Lab, Result};
 
 use page::Step;
@@ -47,10 +47,21 @@ fn done(cluster: &mut Cluster, what: &str) -> Result<()> {
             let said = typed(cluster, machine, &words[3..].join(" "))?;
             Ok(said.starts_with("Error").then_some(()))
         })?,
+        ["upgrade", machine] => {
+            let next = cluster.programs.next()?;
+            let machine = cluster.lab.machine(number(machine)?);
+            machine.end_daemon("TERM", PATIENCE)?;
+            machine.start_daemon(&next, &[])?;
+            machine.wait_ready(PATIENCE)?;
+        }
         ["vote", ..] => {
             let numbers = words[1..].iter().map(|m| number(m)).collect::<Result<Vec<_>>>()?;
             cluster.vote(numbers[0], &numbers)?;
         }
+        ["wait", machine, "reads", other, ..] => cluster.until(what, || {
+            let seen = cluster.member(number(machine)?, number(other)?, 'm')?;
+            Ok((seen == words[4..].join(" ")).then_some(()))
+        })?,
         ["wait", machine, "shows", other, status] => cluster.until(what, || {
             let seen = cluster.member(number(machine)?, number(other)?, 's')?;
             Ok((seen == status).then_some(()))
@@ -102,6 +113,14 @@ fn roles_and_failures() -> Result<()> {
         return Ok(());
     }
     is_true(Cluster::temporary("roles", 3)?, "roles-and-failures.md")
+}
+
+#[test]
+fn upgrading_a_cluster() -> Result<()> {
+    if lab::skip(&[]) {
+        return Ok(());
+    }
+    is_true(Cluster::temporary("upgrading", 3)?, "upgrading.md")
 }
 
 /// The page is there in the language of the people who asked for it too, with the same commands.

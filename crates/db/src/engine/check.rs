@@ -69,7 +69,7 @@ impl Db {
     pub(super) fn needs_copy_of(&self, source: u64) {
         let why =
             format!("The database of this member differs from the others and waits for a copy of member {source}");
-        self.machine.halt(Halt { differs: true, why, source: Some(source) });
+        self.machine.halt(Halt { differs: true, why, source: Some(source), version: None });
     }
 
     /// On the leader: another member's changes do not fit here. Fine if it is the other who is wrong.

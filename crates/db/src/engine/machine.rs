@@ -7,6 +7,9 @@
 //! A write counts only if its base is the last entry with data. That one check decides, the same on every replica,
 //! which of two writes that were made on the same state comes true, however often and late they arrive.
 //!
+//! Changes are applied whatever the version of the schema, since that needs no knowledge of it; only a migration to a
+//! version that this program does not know has to wait for a newer program.
+//!
 //! Nothing of this program may open the replica's file but SQLite: closing another descriptor of it would drop the
 //! locks by which other processes (`sqlite3` in the hands of a person) know that it is in use.
 
@@ -89,11 +92,13 @@ pub(super) struct Halt {
     pub why: String,
     /// Whose copy it needs, if that is known.
     pub source: Option<u64>,
+    /// The schema version that it can't go on to.
+    pub version: Option<i64>,
 }
 
 impl Halt {
     fn because(why: String) -> Halt {
-        Halt { differs: false, why, source: None }
+        Halt { differs: false, why, source: None, version: None }
     }
 }
 
@@ -173,7 +178,6 @@ impl Machine {
         .map_err(other)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(other)?;
         let standing = load(&db)?;
-        too_new(standing.version, schema)?;
         let shared = Shared {
             path: path.to_owned(),
             schema,
@@ -328,7 +332,13 @@ impl Machine {
     }
 
     fn migrate(&self, db: &Connection, from: i64, to: i64, now_ms: i64) -> Result<(), Halt> {
-        too_new(to, self.shared.schema).map_err(|e| Halt::because(e.to_string()))?;
+        let latest = self.shared.schema.latest;
+        if to > latest {
+            let why = format!(
+                "The database has schema version {to}, and this server knows versions up to {latest}: upgrade it"
+            );
+            return Err(Halt { version: Some(to), ..Halt::because(why) });
+        }
         let now = jiff::Timestamp::from_millisecond(now_ms).map_err(other)?;
         (self.shared.schema.migrate)(db, from, to, now).map_err(|e| Halt::because(e.message))
     }
@@ -387,7 +397,6 @@ impl Machine {
     pub fn copy_in(&self, copy: &Copy) -> io::Result<bool> {
         let source = Connection::open(copy.path()?).map_err(other)?;
         let theirs = load(&source)?;
-        too_new(theirs.version, self.shared.schema)?;
         let _gate = self.gate();
         let mut state = self.state();
         let ours = &state.standing;
@@ -449,16 +458,6 @@ impl Command {
     }
 }
 
-fn too_new(version: i64, schema: Schema) -> io::Result<()> {
-    if version <= schema.latest {
-        return Ok(());
-    }
-    Err(other(format!(
-        "The database has schema version {version}, and this server knows versions up to {}: upgrade it",
-        schema.latest
-    )))
-}
-
 /// Why changes can't be applied.
 enum Misfit {
     /// The rows are not those that were changed.
@@ -476,6 +475,7 @@ impl Misfit {
                 differs: true,
                 why: format!("The database of this member differs from the others and waits for a fresh copy: {why}"),
                 source: None,
+                version: None,
             },
             Misfit::Failed(e) => e.into(),
         }

@@ -329,6 +329,13 @@ impl Db {
         self.machine.version()
     }
 
+    /// The schema version that the database has as far as this member knows: a newer one than
+    /// [`Db::schema_version`] where its replica waits for a program that can go on to that.
+    pub fn wanted_version(&self) -> i64 {
+        let halt = self.machine.watch_halted().borrow().as_ref().and_then(|halt| halt.version);
+        halt.unwrap_or(0).max(self.machine.version())
+    }
+
     /// Names this database among all others; 0 while it is empty.
     pub fn incarnation(&self) -> u64 {
         self.machine.incarnation()

@@ -176,7 +176,7 @@ impl Group<'_> {
             Ok(Proposed::Differs) => {
                 self.sent = None;
                 let why = "The database of this member differs from the leader's and waits for a fresh copy";
-                machine.halt(Halt { differs: true, why: why.into(), source: None });
+                machine.halt(Halt { differs: true, why: why.into(), source: None, version: None });
                 Err(Error::unavailable(why))
             }
             Err(e) if !e.retryable() => {

@@ -152,7 +152,8 @@ fn find(job: &Job) -> io::Result<Option<OwnedFd>> {
     let Some(pid) = number.and_then(Pid::from_raw) else { return Ok(None) };
     let fd = match pidfd_open(pid, PidfdFlags::empty()) {
         Ok(fd) => fd,
-        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        // The last two are what kernels say of a thread that is not the first of its process.
+        Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => return Ok(None),
         Err(e) => return Err(e.into()),
     };
     // The descriptor holds the process: what is read now is about it, or it is gone.
