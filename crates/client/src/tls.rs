@@ -58,6 +58,14 @@ impl Identity {
         fingerprint(&self.certificate)
     }
 
+    /// When the certificate ends.
+    pub fn ends(&self) -> Result<jiff::Timestamp> {
+        let der = der(&self.certificate)?;
+        let unreadable = |e: &dyn std::fmt::Display| Error::bad_request(format!("Unreadable certificate: {e}"));
+        let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|e| unreadable(&e))?;
+        jiff::Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|e| unreadable(&e))
+    }
+
     /// Refuses if the key is not that of the certificate, or if the certificate is not valid at that time.
     pub fn check(&self, now: jiff::Timestamp) -> Result<()> {
         server_config(self)?;
@@ -272,6 +280,7 @@ mod tests {
         let now = jiff::Timestamp::now();
         let years = |n: i64| now + jiff::SignedDuration::from_hours(n * 366 * 24);
         assert_eq!(good.check(now), Ok(()));
+        assert!((years(9)..years(11)).contains(&good.ends().unwrap()));
         for (when, want) in [(years(11), "expired on"), (years(-3), "not valid before")] {
             let said = good.check(when).unwrap_err().message;
             assert!(said.contains(want), "{said}");

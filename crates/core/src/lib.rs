@@ -3,14 +3,17 @@
 //! Architecture invariant: the same inputs give the same outputs. Time and entropy come in as arguments;
 //! nothing here knows files, sockets, processes or async code.
 
+pub mod concern;
 pub mod disk;
 pub mod evacuate;
+pub mod event_route;
 pub mod expand;
 pub mod filter;
 pub mod idmap;
 pub mod limits;
 pub mod lxc_conf;
 pub mod member;
+pub mod metrics;
 pub mod net;
 pub mod placement;
 pub mod plan;

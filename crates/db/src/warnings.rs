@@ -87,6 +87,12 @@ codes! {
         DatabaseDiverged = 1001, "Database replica diverged";
         /// A plan could not be carried out to its end.
         PlanFailed = 1002, "Plan not carried out";
+        /// The log of the database takes too long to write.
+        SlowDisk = 1003, "Slow disk under the database";
+        /// The next voter that is lost stops the cluster.
+        NoVoterToSpare = 1004, "No database voter to spare";
+        /// The certificate of the cluster will not be good for much longer.
+        CertificateEnds = 1005, "Cluster certificate near its end";
     }
 }
 
@@ -95,7 +101,7 @@ impl Kind {
     pub const fn severity(self) -> Severity {
         match self {
             Kind::NetworkUnavailable | Kind::StoragePoolUnavailable | Kind::DatabaseDiverged => Severity::High,
-            Kind::PlanFailed => Severity::Moderate,
+            Kind::PlanFailed | Kind::SlowDisk | Kind::NoVoterToSpare | Kind::CertificateEnds => Severity::Moderate,
             _ => Severity::Low,
         }
     }

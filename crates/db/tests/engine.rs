@@ -535,3 +535,26 @@ async fn one_member_goes_on_when_the_majority_is_lost_for_good() {
     assert_eq!(second.peek(|tx| number(tx, "SELECT n FROM counter")).await, Ok(1));
     assert!(third.status().leads());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_wait_for_the_disk_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path(), 1, NEW), Arc::new(Alone)).await.unwrap();
+    db.bootstrap().await.unwrap();
+    db.write(add_one).await.unwrap();
+    assert_eq!(db.slow_writes(), 0);
+    // Another program keeps the log from being written for a moment, as a disk that is busy does.
+    let log = Connection::open(dir.path().join("1/raft.db")).unwrap();
+    until("a slow write", async || {
+        log.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let writing = tokio::spawn({
+            let db = db.clone();
+            async move { db.write(add_one).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        log.execute_batch("COMMIT").unwrap();
+        writing.await.unwrap().unwrap();
+        db.slow_writes() > 0
+    })
+    .await;
+}

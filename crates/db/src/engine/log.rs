@@ -3,13 +3,13 @@
 //! One thread writes. What arrives while it waits for the disk goes into the next transaction, so that the cost
 //! of a sync is shared. Recent entries are kept in memory, since replication reads them again at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, TryStreamExt as _, future, stream};
 use openraft::entry::RaftEntry;
@@ -33,6 +33,11 @@ const GROUPED: usize = 128;
 /// How long to wait on a full disk before it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// A write that takes this long is slow: others wait for it, and elect another leader if it takes much longer.
+const SLOW: Duration = Duration::from_secs(1);
+/// For so long is remembered that a write was slow.
+const LATELY: Duration = Duration::from_secs(60);
+
 type Job = Box<dyn Fn(&Connection) -> rusqlite::Result<()> + Send>;
 
 enum Op {
@@ -47,6 +52,28 @@ pub struct Log {
     reader: Arc<Mutex<Connection>>,
     cache: Arc<Mutex<Cache>>,
     stuck: watch::Receiver<Option<String>>,
+    slow: SlowWrites,
+}
+
+/// The writes that were slow lately.
+#[derive(Clone, Default)]
+pub struct SlowWrites(Arc<Mutex<VecDeque<Instant>>>);
+
+impl SlowWrites {
+    /// How many there were in the minute before `now`.
+    pub fn lately(&self, now: Instant) -> usize {
+        let mut all = lock(&self.0);
+        all.retain(|at| now.duration_since(*at) < LATELY);
+        all.len()
+    }
+
+    /// Notes a write that took so long, and has just ended.
+    fn note(&self, took: Duration, now: Instant) {
+        if took >= SLOW {
+            tracing::warn!("writing to the log of the database took {} ms: is the disk slow?", took.as_millis());
+            lock(&self.0).push_back(now);
+        }
+    }
 }
 
 /// The newest entries without a gap, each with its size on disk.
@@ -99,8 +126,15 @@ impl Log {
         let reader = Arc::new(Mutex::new(connect().map_err(other)?));
         let (writer, ops) = mpsc::channel();
         let (tell, stuck) = watch::channel(None);
-        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_loop(&writing, &ops, &tell))?;
-        Ok(Log { writer, reader, cache: Arc::default(), stuck })
+        let slow = SlowWrites::default();
+        let noted = slow.clone();
+        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_loop(&writing, &ops, &tell, &noted))?;
+        Ok(Log { writer, reader, cache: Arc::default(), stuck, slow })
+    }
+
+    /// The writes that were slow lately.
+    pub fn slow_writes(&self) -> SlowWrites {
+        self.slow.clone()
     }
 
     /// Why nothing can be written at the moment, while that is so.
@@ -220,11 +254,18 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     }
 }
 
-fn write_loop(connection: &Connection, ops: &mpsc::Receiver<Op>, stuck: &watch::Sender<Option<String>>) {
+fn write_loop(
+    connection: &Connection,
+    ops: &mpsc::Receiver<Op>,
+    stuck: &watch::Sender<Option<String>>,
+    slow: &SlowWrites,
+) {
     while let Ok(first) = ops.recv() {
         let mut group = vec![first];
         group.extend(std::iter::from_fn(|| ops.try_recv().ok()).take(GROUPED));
+        let began = Instant::now();
         let written = insist(connection, &group, stuck);
+        slow.note(began.elapsed(), Instant::now());
         for op in group {
             let result = written.as_ref().map(drop).map_err(other);
             match op {

@@ -153,6 +153,7 @@ pub struct Db {
     quiet_until: Option<Instant>,
     /// Why the log can't be written, while it can't.
     stuck: watch::Receiver<Option<String>>,
+    slow_writes: log::SlowWrites,
     lock: Arc<File>,
     /// `None` in what works for the database itself: that does not keep it open.
     handle: Option<Handle>,
@@ -189,7 +190,7 @@ impl Db {
         let machine = Machine::open(&options.dir.join("db.bin"), options.schema)?;
         let log = log::Log::open(&options.dir.join("raft.db"))?;
         let voted = log.vote()?.is_some();
-        let stuck = log.watch_stuck();
+        let (stuck, slow_writes) = (log.watch_stuck(), log.slow_writes());
         let post = Post { id: options.id, machine: machine.clone(), transport };
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
@@ -214,6 +215,7 @@ impl Db {
             repairs: Arc::default(),
             quiet_until,
             stuck,
+            slow_writes,
             lock,
             handle: None,
         };
@@ -322,6 +324,11 @@ impl Db {
                 return;
             }
         }
+    }
+
+    /// How often within the last minute it took this member's disk too long to write to the log.
+    pub fn slow_writes(&self) -> usize {
+        self.slow_writes.lately(Instant::now())
     }
 
     /// The schema version of this replica.
