@@ -129,6 +129,9 @@ pub struct ClusterMemberState {
     pub sysinfo: ClusterMemberSysInfo,
     /// Its storage pools, by name.
     pub storage_pools: BTreeMap<String, StoragePoolState>,
+    /// Ours: the warnings about it, and about the cluster as a whole.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What the machine of a member is busy with.

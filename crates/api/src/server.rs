@@ -123,4 +123,7 @@ crate::endpoints! {
     PATCH = PATCH "/1.0" (ServerPut) -> Sync<()>, Admin, At::Target, "patch";
     /// Watch events over a websocket.
     EVENTS = GET "/1.0/events" -> Raw, Trusted, At::Any, "";
+    /// What instances use and how the member is, as Prometheus reads it. For clients that are trusted, also with a
+    /// certificate for metrics only, unless `core.metrics_authentication` is off.
+    METRICS = GET "/1.0/metrics" -> Raw, Anyone, At::Target, "internal_metrics";
 }

@@ -2,8 +2,9 @@
 //! writes down what it sees; the others listen.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::key::Config;
 use api::{Error, Result};
@@ -13,12 +14,12 @@ use db::versions::Recorded;
 use db::{Change, Db, Status};
 use futures::future::join_all;
 use incus_core::member::{Seen, State};
-use incus_core::roles;
+use incus_core::roles::{self, Step};
 use incus_core::version::{Fit, Program, Standing, next_schema, waited_for};
 use jiff::Timestamp;
 
 use crate::link::{Channel, Links};
-use crate::liveness::{Answer, Heartbeat, Liveness};
+use crate::liveness::{Answer, Heartbeat, Liveness, clock_ms};
 
 /// How often the leader asks the members.
 const ROUND: Duration = Duration::from_secs(1);
@@ -38,11 +39,37 @@ pub struct Health {
     liveness: Liveness,
     id: u64,
     program: Program,
-    started: std::time::Instant,
+    started: Instant,
+    /// True once this member is being shut down.
+    leaving: AtomicBool,
+    /// What the members last said of themselves to this one, by Raft id.
+    said: Mutex<HashMap<u64, Said>>,
     /// Members whose last answer showed that they hold this database, or none, with its incarnation.
     sharing: Mutex<HashMap<u64, u64>>,
     /// For how many rounds a member of only one of the two was seen, by Raft id.
     different: Mutex<HashMap<u64, u32>>,
+}
+
+/// What a member said of itself in its last answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// How far its clock is ahead of this member's, in milliseconds, at least: the way of the answer is not counted.
+    pub ahead_ms: i64,
+    /// How often, lately, its log took too long to write.
+    pub slow_writes: usize,
+    /// True if it is being shut down.
+    pub leaving: bool,
+}
+
+impl Said {
+    /// From an answer to what was asked `took` ago.
+    fn of(answer: &Answer, now_ms: i64, took: Duration) -> Said {
+        let took_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+        // It was written at some time since it was asked for.
+        let (least, most) = (answer.clock_ms - now_ms, answer.clock_ms - now_ms.saturating_sub(took_ms));
+        let ahead_ms = if least > 0 { least } else { most.min(0) };
+        Said { ahead_ms, slow_writes: answer.slow_writes, leaving: answer.leaving }
+    }
 }
 
 /// `cluster.offline_threshold` in milliseconds.
@@ -68,7 +95,9 @@ impl Health {
             liveness: Liveness::default(),
             id,
             program,
-            started: std::time::Instant::now(),
+            started: Instant::now(),
+            leaving: AtomicBool::new(false),
+            said: Mutex::default(),
             sharing: Mutex::default(),
             different: Mutex::default(),
         }
@@ -124,17 +153,41 @@ impl Health {
     pub fn forget(&self, id: u64) {
         self.liveness.forget(id);
         self.links.forget(id);
+        self.said().remove(&id);
     }
 
-    /// Answers a heartbeat of the leader as a member that holds the database of that incarnation.
-    pub fn hear(&self, body: &[u8], incarnation: u64) -> Result<Bytes> {
+    /// This member is being shut down, and says so to the leader: it gives its vote to somebody else.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// What a member last said of itself to this one, as the leader.
+    pub fn said_by(&self, id: u64) -> Option<Said> {
+        self.said().get(&id).copied()
+    }
+
+    fn said(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Said>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_leaving(&self, id: u64) -> bool {
+        if id == self.id { self.leaving.load(Ordering::SeqCst) } else { self.said_by(id).is_some_and(|s| s.leaving) }
+    }
+
+    /// Answers a heartbeat of the leader as a member that holds this database.
+    pub fn hear(&self, body: &[u8], db: &Db) -> Result<Bytes> {
         let beat: Heartbeat =
             serde_json::from_slice(body).map_err(|e| Error::bad_request(format!("Unreadable heartbeat: {e}")))?;
         self.liveness.learn(&beat.ages);
         self.liveness.learn_programs(&beat.programs);
         self.liveness.heard(beat.leader);
-        let program = Some(self.program);
-        let answer = Answer { clock_ms: Timestamp::now().as_millisecond(), incarnation, program };
+        let answer = Answer {
+            clock_ms: clock_ms(),
+            incarnation: db.incarnation(),
+            program: Some(self.program),
+            leaving: self.leaving.load(Ordering::SeqCst),
+            slow_writes: db.slow_writes(),
+        };
         serde_json::to_vec(&answer).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
     }
 
@@ -224,7 +277,7 @@ impl Health {
         let beat = Heartbeat {
             leader: self.id,
             ages: self.liveness.ages(),
-            clock_ms: Timestamp::now().as_millisecond(),
+            clock_ms: clock_ms(),
             programs: self.liveness.programs(),
         };
         let own = [Some((self.id, self.program))];
@@ -235,9 +288,11 @@ impl Health {
     }
 
     async fn ask(&self, id: u64, body: Bytes, incarnation: u64) -> Option<(u64, Program)> {
+        let asked = Instant::now();
         let answer = self.links.call(id, Channel::Heartbeat, body, ROUND).await.ok()?;
-        let answer = serde_json::from_slice::<Answer>(&answer).ok();
-        let theirs = answer.as_ref().map_or(0, |a| a.incarnation);
+        let answer: Answer = serde_json::from_slice(&answer).ok()?;
+        self.said().insert(id, Said::of(&answer, clock_ms(), asked.elapsed()));
+        let theirs = answer.incarnation;
         // Who was left behind with another database, after a recovery, takes no part in this cluster.
         let mut sharing = self.sharing.lock().unwrap_or_else(PoisonError::into_inner);
         if theirs != 0 && theirs != incarnation {
@@ -246,7 +301,7 @@ impl Health {
         }
         self.liveness.heard(id);
         sharing.insert(id, theirs);
-        let program = answer?.program?;
+        let program = answer.program?;
         self.liveness.learn_programs(&[(id, program)]);
         Some((id, program))
     }
@@ -285,7 +340,7 @@ impl Health {
                 Some(roles::Member {
                     id,
                     voter: status.voters.contains(&id),
-                    healthy: known && !seen.offline() && m.state != State::Pending,
+                    healthy: known && !seen.offline() && m.state != State::Pending && !self.is_leaving(id),
                     in_maintenance: matches!(m.state, State::Evacuated | State::Evacuating),
                     client_only: m.roles.contains(&Role::DatabaseClient),
                     failure_domain: m.failure_domain.clone(),
@@ -293,7 +348,14 @@ impl Health {
                 })
             })
             .collect();
-        let Some(change) = roles::next(&candidates, max_voters(config), self.id) else { return Ok(()) };
+        let change = match roles::next(&candidates, max_voters(config), self.id) {
+            None => return Ok(()),
+            Some(Step::HandOver(heir)) => {
+                tracing::info!("member {heir} is to lead the database: this one is not to vote");
+                return db.hand_over(heir).await;
+            }
+            Some(Step::Voters(change)) => change,
+        };
         let mut voters: Vec<u64> = status.voters.into_iter().filter(|id| !change.remove.contains(id)).collect();
         voters.extend(&change.add);
         tracing::info!("database voters are to be {voters:?}");
@@ -405,6 +467,25 @@ mod tests {
         assert_eq!(standing(&health), Standing::Newest);
         health.liveness.learn_programs(&[(2, Program { oldest: 3, latest: 3, extensions: 1 })]);
         assert_eq!(standing(&health), Standing::TooNew);
+    }
+
+    #[test]
+    fn a_clock_differs_by_what_the_way_of_the_answer_does_not_explain() {
+        let ahead = |clock_ms, took| {
+            let answer = Answer { clock_ms, incarnation: 0, program: None, leaving: false, slow_writes: 0 };
+            Said::of(&answer, 10_000, Duration::from_millis(took)).ahead_ms
+        };
+        for (clock_ms, took, want) in [
+            (10_000, 0, 0),
+            (9_500, 500, 0),
+            (9_800, 500, 0),
+            (10_300, 500, 300),
+            (9_300, 500, -200),
+            (17_000, 1, 7_000),
+            (3_000, 0, -7_000),
+        ] {
+            assert_eq!(ahead(clock_ms, took), want, "{clock_ms} {took}");
+        }
     }
 
     #[test]

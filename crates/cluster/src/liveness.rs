@@ -6,11 +6,20 @@
 //! Members of several versions hear each other: a field that is added has a default, and none changes its meaning.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use incus_core::version::Program;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+/// This member's clock, in milliseconds since the epoch. `INCUS_TEST_CLOCK_AHEAD` in its environment is added to it,
+/// for tests of clocks that differ.
+pub fn clock_ms() -> i64 {
+    static AHEAD: LazyLock<i64> =
+        LazyLock::new(|| std::env::var("INCUS_TEST_CLOCK_AHEAD").ok().and_then(|ms| ms.parse().ok()).unwrap_or(0));
+    Timestamp::now().as_millisecond() + *AHEAD
+}
 
 /// What the leader sends to every member.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +46,12 @@ pub struct Answer {
     /// What its program can serve.
     #[serde(default)]
     pub program: Option<Program>,
+    /// True while it is being shut down.
+    #[serde(default)]
+    pub leaving: bool,
+    /// How often, lately, its log took too long to write.
+    #[serde(default)]
+    pub slow_writes: usize,
 }
 
 /// When each member was last heard of, and its program, by Raft id.

@@ -1,28 +1,114 @@
 //! Events: what happens on this member goes to all who listen, here and on the other members.
+//!
+//! An event of this member gets an id that goes with it between members. It may come in on several ways, through several
+//! hubs; whoever listens here is told once.
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use api::event::{Event, LIFECYCLE, Lifecycle, OPERATION, Requestor};
 use api::operation::Operation;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, broadcast, watch};
 
 /// Events that a slow listener may fall behind before it misses some.
 const BACKLOG: usize = 1024;
 
+/// For so many events is remembered that they have come in.
+const REMEMBERED: usize = 16 * BACKLOG;
+
+/// Who was a hub goes on passing events on for so long, until the others listen to each other.
+const LINGER: Duration = Duration::from_secs(10);
+
 /// How long the events of another member are waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// What tells an event from all others: a number drawn when its member's daemon started, and its place since then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Id(u64, u64);
+
+/// What a member tells another that listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Told {
+    /// An event.
+    Event {
+        /// Its id.
+        id: Id,
+        /// What it says.
+        #[serde(flatten)]
+        event: Event,
+    },
+    /// Whose events a hub passes on from now on, by address.
+    Hears {
+        /// All of them.
+        hears: BTreeSet<String>,
+    },
+}
+
+/// An event as it is told to those who listen here.
+#[derive(Debug)]
+pub struct Happened {
+    /// What it says.
+    pub event: Event,
+    /// Its id; `None` for one that is told on this member only.
+    pub id: Option<Id>,
+    /// True if it is an event of this member.
+    pub own: bool,
+}
+
+/// On which ways events come in and go out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// True while this member passes on what it hears: it is a hub.
+    pub relays: bool,
+    /// Until when it does so though it is a hub no more.
+    lingers: Option<Instant>,
+    /// The members that it listens to, by address.
+    pub direct: BTreeSet<String>,
+    /// Whom the hubs that it listens to hear, by the hub's address.
+    pub through: HashMap<String, BTreeSet<String>>,
+}
+
+impl Ways {
+    /// True if a hub hears the member at this address, and passes that on.
+    pub fn through_a_hub(&self, address: &str) -> bool {
+        self.through.values().any(|heard| heard.contains(address))
+    }
+
+    /// True if a hub is heard.
+    pub fn a_hub(&self) -> bool {
+        self.through.values().any(|heard| !heard.is_empty())
+    }
+
+    /// True if the events of the member at this address come in.
+    fn hear(&self, address: &str) -> bool {
+        self.direct.contains(address) || self.through_a_hub(address)
+    }
+
+    /// True if the events of others go out to other members that listen here.
+    pub fn relay(&self) -> bool {
+        self.relays || self.lingers.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whose events other members that listen here can count on, beside the own ones.
+    pub fn passed_on(&self) -> BTreeSet<String> {
+        if self.relays { self.direct.clone() } else { BTreeSet::new() }
+    }
+}
+
 /// Where events come together.
 pub struct Hub {
-    events: broadcast::Sender<Arc<Event>>,
+    events: broadcast::Sender<Arc<Happened>>,
     location: RwLock<String>,
-    /// The addresses of the members whose events come in.
-    heard: watch::Sender<HashSet<String>>,
+    start: u64,
+    sent: AtomicU64,
+    seen: Mutex<Seen>,
+    ways: watch::Sender<Ways>,
     /// Wakes whoever listens to the members.
     listen: Notify,
 }
@@ -33,7 +119,10 @@ impl Hub {
         Hub {
             events: broadcast::Sender::new(BACKLOG),
             location: RwLock::new("none".into()),
-            heard: watch::Sender::default(),
+            start: rand::random(),
+            sent: AtomicU64::new(0),
+            seen: Mutex::default(),
+            ways: watch::Sender::default(),
             listen: Notify::new(),
         }
     }
@@ -44,29 +133,51 @@ impl Hub {
     }
 
     /// Listens from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Happened>> {
         self.events.subscribe()
     }
 
-    /// Notes whether the events of the member at this address come in.
+    /// The ways, as they change.
+    pub fn ways(&self) -> watch::Receiver<Ways> {
+        self.ways.subscribe()
+    }
+
+    /// Notes whether this member passes on what it hears.
+    pub fn set_relays(&self, relays: bool) {
+        self.ways.send_if_modified(|ways| {
+            let changed = std::mem::replace(&mut ways.relays, relays) != relays;
+            if changed {
+                ways.lingers = (!relays).then(|| Instant::now() + LINGER);
+            }
+            changed
+        });
+    }
+
+    /// Notes whether the member at this address is listened to.
     pub fn set_heard(&self, address: &str, heard: bool) {
-        self.heard.send_modify(|all| {
+        self.ways.send_modify(|ways| {
             if heard {
-                all.insert(address.to_owned());
+                ways.direct.insert(address.to_owned());
             } else {
-                all.remove(address);
+                ways.direct.remove(address);
+                ways.through.remove(address);
             }
         });
+    }
+
+    /// Notes whom the member at this address hears and passes on.
+    pub fn set_through(&self, address: &str, heard: BTreeSet<String>) {
+        self.ways.send_modify(|ways| drop(ways.through.insert(address.to_owned(), heard)));
     }
 
     /// Waits until the events of the member at this address come in: whoever starts an operation there through this
     /// member listens here for its end, and would never hear of one that ends before. Goes on without them if they
     /// don't come.
     pub async fn hear(&self, address: &str) {
-        let mut heard = self.heard.subscribe();
-        if !heard.borrow().contains(address) {
+        let mut ways = self.ways.subscribe();
+        if !ways.borrow().hear(address) {
             self.listen.notify_waiters();
-            let _ = tokio::time::timeout(PATIENCE, heard.wait_for(|all| all.contains(address))).await;
+            let _ = tokio::time::timeout(PATIENCE, ways.wait_for(|ways| ways.hear(address))).await;
         }
     }
 
@@ -75,9 +186,18 @@ impl Hub {
         self.listen.notified().await;
     }
 
-    /// Passes on an event of another member.
-    pub fn pass_on(&self, event: Event) {
-        let _ = self.events.send(Arc::new(event));
+    /// Takes in an event of another member. True if it is news and not here already, on another way.
+    pub fn take_in(&self, id: Id, event: Event) -> bool {
+        let news = id.0 != self.start && self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(id);
+        if news {
+            let _ = self.events.send(Arc::new(Happened { event, id: Some(id), own: false }));
+        }
+        news
+    }
+
+    /// Tells those who listen on this member, and nobody else.
+    pub fn tell_here(&self, event: Event) {
+        let _ = self.events.send(Arc::new(Happened { event, id: None, own: false }));
     }
 
     /// Tells that an operation has changed.
@@ -102,7 +222,30 @@ impl Hub {
             timestamp: Timestamp::now(),
             kind: kind.to_owned(),
         };
-        let _ = self.events.send(Arc::new(event));
+        let id = Some(Id(self.start, self.sent.fetch_add(1, Ordering::Relaxed)));
+        let _ = self.events.send(Arc::new(Happened { event, id, own: true }));
+    }
+}
+
+/// The last events that came in.
+#[derive(Default)]
+struct Seen {
+    ids: HashSet<Id>,
+    order: VecDeque<Id>,
+}
+
+impl Seen {
+    fn is_new(&mut self, id: Id) -> bool {
+        if !self.ids.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
     }
 }
 
@@ -142,5 +285,42 @@ mod tests {
         hub.hear("a").await;
         hub.set_heard("a", false);
         assert!(tokio::time::timeout(Duration::from_millis(20), hub.hear("a")).await.is_err());
+
+        // A hub that is listened to hears it.
+        hub.set_through("b", ["a".to_owned()].into());
+        hub.hear("a").await;
+        assert!(hub.ways().borrow().a_hub());
+        hub.set_heard("b", false);
+        assert!(!hub.ways().borrow().a_hub(), "whom a hub hears is forgotten with it");
+        assert!(tokio::time::timeout(Duration::from_millis(20), hub.hear("a")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_in_on_two_ways_is_told_once() {
+        let (one, other) = (Hub::new(), Hub::new());
+        one.set_location("server1");
+        let (mut sent, mut told) = (one.subscribe(), other.subscribe());
+        for action in ["first", "second"] {
+            one.lifecycle(&lifecycle(action, "/1.0".into(), None), "");
+        }
+        for news in [true, true] {
+            let happened = sent.recv().await.unwrap();
+            let told = Told::Event { id: happened.id.unwrap(), event: happened.event.clone() };
+            let text = serde_json::to_string(&told).unwrap();
+            let Told::Event { id, event } = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
+            assert_eq!(event, happened.event);
+            assert_eq!(other.take_in(id, event.clone()), news);
+            assert!(!other.take_in(id, event.clone()), "a hub says it again");
+            assert!(!one.take_in(id, event), "it comes back to where it is from");
+        }
+        for action in ["first", "second"] {
+            assert_eq!(told.recv().await.unwrap().event.metadata["action"], action);
+        }
+        assert!(told.try_recv().is_err() && sent.try_recv().is_err());
+
+        let mut seen = Seen::default();
+        assert!((0..=REMEMBERED as u64).all(|n| seen.is_new(Id(1, n))));
+        assert!(!seen.is_new(Id(1, 5)));
+        assert_eq!((seen.ids.len(), seen.order.len()), (REMEMBERED, REMEMBERED));
     }
 }

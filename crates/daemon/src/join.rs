@@ -92,7 +92,7 @@ pub async fn bootstrap(daemon: &Arc<Daemon>, name: &str, address: Option<String>
     })?;
     must_be_specific(&address)?;
     daemon.local.patch_config(&[("cluster.https_address".to_owned(), address.clone())].into())?;
-    start::listen_again(daemon)?;
+    start::listen_again(daemon).await?;
     let cluster = certs::generate()?;
     let (own, own_name) = (trusted(&daemon.own_identity(), name)?, name.to_owned());
     certs::write_cluster(&daemon.paths, &cluster)?;
@@ -141,7 +141,7 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     must_be_empty(daemon).await?;
     let address = own_address(daemon, put)?;
     let (doors, pin) = doors(put)?;
-    listen_on(daemon, &address)?;
+    listen_on(daemon, &address).await?;
     let program = versions::program();
     let request = Accept {
         token: put.cluster_token.clone(),
@@ -168,13 +168,13 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
 }
 
 /// Listens for the cluster, and for clients too if they had nowhere to go yet.
-fn listen_on(daemon: &Arc<Daemon>, address: &str) -> Result<()> {
+async fn listen_on(daemon: &Arc<Daemon>, address: &str) -> Result<()> {
     let mut changes: Config = [("cluster.https_address".to_owned(), address.to_owned())].into();
     if daemon.local.config()?.get("core.https_address").is_none_or(String::is_empty) {
         changes.insert("core.https_address".to_owned(), address.to_owned());
     }
     daemon.local.patch_config(&changes)?;
-    start::listen_again(daemon)
+    start::listen_again(daemon).await
 }
 
 /// Refuses if this server holds what a join would lose.
@@ -497,7 +497,7 @@ pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
     daemon.set_removed(false);
     daemon.refresh().await?;
     daemon.hub.set_location(db::members::NOT_CLUSTERED);
-    start::listen_again(daemon)
+    start::listen_again(daemon).await
 }
 
 /// Forgets all that ties this server to a cluster, if that has been begun.

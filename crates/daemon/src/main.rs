@@ -3,6 +3,7 @@
 mod args;
 mod blocking;
 mod certs;
+mod concerns;
 mod dial;
 mod edge;
 mod events;
@@ -91,7 +92,10 @@ async fn run(args: &Args) -> Result<()> {
         failed = served => return failed,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        _ = power.recv() => instances::boot::shut_down(&daemon).await,
+        _ = power.recv() => {
+            start::finish_operations(&daemon).await;
+            instances::boot::shut_down(&daemon).await;
+        }
         () = daemon.stop.notified() => {}
     }
     tracing::info!("stopping");

@@ -221,6 +221,12 @@ impl Operations {
         all
     }
 
+    /// Those that run by themselves, and not as long as a client talks, and have not ended.
+    pub fn tasks(&self) -> Vec<Arc<Operation>> {
+        let runs = |o: &Arc<Operation>| o.lock().class == Class::Task.as_str() && !*o.ended.borrow();
+        self.list().into_iter().filter(runs).collect()
+    }
+
     /// The operation with that id.
     pub fn get(&self, id: &str) -> Result<Arc<Operation>> {
         self.lock().get(id).cloned().ok_or_else(|| Error::not_found("Operation not found"))

@@ -1,25 +1,35 @@
 //! Starting and stopping, as lists to read from top to bottom.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::Result;
 use api::error::Context as _;
-use api::{Error, Result};
+use api::key::{Config, Read as _};
 use cluster::{Health, Links};
 use db::local::{Local, RaftNode, RaftRole, TrustedServer};
 use db::{Db, Options, SCHEMA};
 use jiff::Timestamp;
+use tokio::task::JoinHandle;
 
 use crate::args::Args;
 use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, instances, join, leases, moved, plans, removed, services, versions};
+use crate::{certs, concerns, instances, join, leases, moved, plans, removed, services, versions};
+
+/// Where the API is reached unless an address says otherwise.
+const API_PORT: u16 = 8443;
+/// The same for metrics.
+const METRICS_PORT: u16 = 9100;
 
 /// How long a starting member waits for a majority before it serves what needs none.
 const LEADER: Duration = Duration::from_secs(10);
+
+/// How long a member that is shut down waits until its vote is given to another.
+const VOTE: Duration = Duration::from_secs(5);
 
 /// Brings the daemon up as far as other members and clients can reach it; [`settle`] is what comes next.
 pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
@@ -38,7 +48,7 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     dialler.belongs_to(&daemon);
     let group = args.group.as_deref().map(listen::group_id).transpose()?;
     listen::unix(daemon.clone(), &daemon.paths.socket(), group)?;
-    listen_again(&daemon)?;
+    listen_again(&daemon).await?;
     std::fs::write(daemon.paths.pid(), format!("{}\n", std::process::id())).context("Writing the pid file")?;
     Ok(daemon)
 }
@@ -105,11 +115,14 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(removed::watch(daemon.clone()));
     tokio::spawn(services::networks::follow(daemon.clone()));
     tokio::spawn(services::images::store::sweep(daemon.clone()));
+    tokio::spawn(services::images::expire::watch(daemon.clone()));
+    tokio::spawn(services::images::refresh::watch(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
     tokio::spawn(services::shared_pools::watch(daemon.clone()));
     tokio::spawn(services::events::members::follow(daemon.clone()));
     tokio::spawn(plans::watch(daemon.clone()));
     tokio::spawn(leases::keep(daemon.clone()));
+    tokio::spawn(concerns::watch(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())
 }
@@ -217,39 +230,68 @@ fn keep_for_start(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// Listens on the addresses that the configuration names now. An address that can't be used leaves the old
-/// listener in place and is the error.
-pub fn listen_again(daemon: &Arc<Daemon>) -> Result<()> {
-    let config = daemon.local.config()?;
-    let wanted = |key: &str| config.get(key).filter(|a| !a.is_empty()).map(|a| with_port(a));
-    let core = wanted("core.https_address");
+/// Where is listened: an address, and the one path that is served there, if not all are.
+pub type Listens = (String, Option<&'static str>);
+
+/// Where the configuration says to listen.
+fn listens(config: &Config) -> Vec<Listens> {
+    let wanted = |key: &str, port| config.get(key).filter(|a| !a.is_empty()).map(|a| with_default_port(a, port));
+    let core = wanted("core.https_address", API_PORT);
     // One socket serves both when they are the same, or when the first listens everywhere.
-    let cluster = wanted("cluster.https_address").filter(|a| core.as_ref().is_none_or(|c| !covers(c, a)));
-    let mut listeners = daemon.listeners.lock().map_err(|_| Error::internal("the listeners are lost"))?;
-    for (key, address) in [("core.https_address", core), ("cluster.https_address", cluster)] {
-        if listeners.get(key).map(|(a, _)| a) == address.as_ref() {
-            continue;
-        }
-        let fresh = address.map(|a| listen::bind(&a).map(|l| (a, l))).transpose()?;
-        if let Some((_, task)) = listeners.remove(key) {
-            task.abort();
-        }
-        if let Some((address, listener)) = fresh {
-            listeners.insert(key, (address, listen::https(daemon.clone(), listener)));
+    let cluster = wanted("cluster.https_address", API_PORT).filter(|a| core.as_ref().is_none_or(|c| !covers(c, a)));
+    let metrics = wanted("core.metrics_address", METRICS_PORT).map(|a| (a, Some(api::server::METRICS.info.path)));
+    core.into_iter().chain(cluster).map(|a| (a, None)).chain(metrics).collect()
+}
+
+/// Listens on the addresses that the configuration names now, and nowhere else. One that can't be used is the error, and
+/// it goes on where it listened before.
+pub async fn listen_again(daemon: &Arc<Daemon>) -> Result<()> {
+    let wanted = listens(&daemon.local.config()?);
+    let mut listeners = daemon.listeners.lock().await;
+    let before: Vec<Listens> = listeners.keys().cloned().collect();
+    let changed = listen_on(daemon, &mut listeners, &wanted).await;
+    if changed.is_err()
+        && let Err(e) = listen_on(daemon, &mut listeners, &before).await
+    {
+        tracing::error!("listening as before: {e}");
+    }
+    changed
+}
+
+async fn listen_on(
+    daemon: &Arc<Daemon>,
+    listeners: &mut BTreeMap<Listens, JoinHandle<()>>,
+    wanted: &[Listens],
+) -> Result<()> {
+    // What is to go goes first: it may be in the way of what is to come.
+    let gone: Vec<Listens> = listeners.keys().filter(|l| !wanted.contains(l)).cloned().collect();
+    for task in gone.iter().filter_map(|l| listeners.remove(l)) {
+        task.abort();
+        let _ = task.await;
+    }
+    for (address, only) in wanted {
+        let key = (address.clone(), *only);
+        if let std::collections::btree_map::Entry::Vacant(e) = listeners.entry(key) {
+            let listener = listen::bind(address)?;
+            e.insert(listen::https(daemon.clone(), listener, *only));
         }
     }
     Ok(())
 }
 
-/// The address with the usual port if it names none.
+/// The address with the usual port of the API if it names none.
 pub fn with_port(address: &str) -> String {
+    with_default_port(address, API_PORT)
+}
+
+fn with_default_port(address: &str, port: u16) -> String {
     let bare_v6 = address.matches(':').count() > 1 && !address.contains('[');
     if bare_v6 {
-        format!("[{address}]:8443")
+        format!("[{address}]:{port}")
     } else if address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
         address.to_owned()
     } else {
-        format!("{address}:8443")
+        format!("{address}:{port}")
     }
 }
 
@@ -260,20 +302,60 @@ fn covers(listener: &str, address: &str) -> bool {
     port == other_port && (host == other || matches!(host.as_str(), "" | "[::]" | "0.0.0.0"))
 }
 
-/// Takes the daemon down; instances run on. A leader hands over first, so that nobody waits for an election.
+/// Takes the daemon down; instances run on. A leader hands over first, so that nobody waits for an election, and a
+/// voter gives its vote to somebody who can take it.
 pub async fn down(daemon: &Arc<Daemon>) {
     if daemon.clustered() {
-        let db = daemon.db();
-        let status = db.status();
-        let heir = status.voters.iter().find(|id| status.leads() && **id != status.id && reachable(daemon, **id));
-        if let Some(heir) = heir {
-            let handed = tokio::time::timeout(Duration::from_secs(3), db.hand_over(*heir)).await;
-            tracing::info!("leadership handed to member {heir}: {handed:?}");
-        }
+        daemon.health().leave();
+        hand_leadership_over(daemon).await;
+        give_vote_away(daemon).await;
     }
     let _ = daemon.db().shutdown().await;
     for path in [daemon.paths.socket(), daemon.paths.pid()] {
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Waits for the operations that run here before the machine goes down, for as long as `core.shutdown_timeout` allows.
+pub async fn finish_operations(daemon: &Daemon) {
+    let minutes = daemon.snapshot().config.read(&api::keys::server::SHUTDOWN_TIMEOUT);
+    let patience = Duration::from_secs(u64::try_from(minutes).unwrap_or(0).saturating_mul(60));
+    let running = daemon.operations.tasks();
+    if !running.is_empty() {
+        tracing::info!("waiting for {} operations, for up to {minutes} minutes", running.len());
+        let all = futures::future::join_all(running.iter().map(|o| o.wait(None)));
+        let _ = tokio::time::timeout(patience, all).await;
+    }
+}
+
+async fn hand_leadership_over(daemon: &Daemon) {
+    let db = daemon.db();
+    let status = db.status();
+    let heir = status.voters.iter().find(|id| status.leads() && **id != status.id && reachable(daemon, **id));
+    if let Some(heir) = heir {
+        let handed = tokio::time::timeout(Duration::from_secs(3), db.hand_over(*heir)).await;
+        tracing::info!("leadership handed to member {heir}: {handed:?}");
+    }
+}
+
+/// Waits until the leader, who was told that this member leaves, has given its vote to another, if there is one.
+async fn give_vote_away(daemon: &Daemon) {
+    let db = daemon.db();
+    let status = db.status();
+    let snapshot = daemon.snapshot();
+    let can_vote = |m: &&db::members::Member| {
+        let learns = m.raft_id.is_some_and(|id| status.learners.contains(&id));
+        learns && m.state == db::members::State::Created && !m.roles.contains(&db::members::Role::DatabaseClient)
+    };
+    let others = snapshot.members.iter().filter(can_vote).any(|m| daemon.must_be_online(m, &snapshot).is_ok());
+    if status.votes() && status.quorum && others {
+        let given = async {
+            while db.status().votes() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let given = tokio::time::timeout(VOTE, given).await;
+        tracing::info!("the vote was given to another member: {}", given.is_ok());
     }
 }
 
@@ -298,6 +380,13 @@ mod tests {
         ] {
             assert_eq!(with_port(address), want);
         }
+        let config = |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let cluster = ("cluster.https_address", "192.0.2.1:8443");
+        for (core, want) in [("192.0.2.1", 1), (":8443", 1), ("192.0.2.1:1", 2), ("", 1)] {
+            assert_eq!(listens(&config(&[cluster, ("core.https_address", core)])).len(), want, "{core}");
+        }
+        let metrics = listens(&config(&[("core.metrics_address", "192.0.2.1")]));
+        assert_eq!(metrics, [("192.0.2.1:9100".to_owned(), Some("/1.0/metrics"))]);
         assert!(covers("[::]:8443", "192.0.2.1:8443") && covers("192.0.2.1:8443", "192.0.2.1:8443"));
         assert!(!covers("192.0.2.1:8443", "192.0.2.2:8443") && !covers("[::]:1", "192.0.2.1:8443"));
     }

@@ -91,6 +91,8 @@ pub struct Daemon {
     pub operations: Operations,
     /// Who is connected to consoles.
     pub consoles: Consoles,
+    /// When it was started.
+    pub started: Instant,
     /// Wakes the main task when the daemon is to stop.
     pub stop: Notify,
     /// The containers of this member.
@@ -103,8 +105,8 @@ pub struct Daemon {
     pub plans: Plans,
     /// Leases of volumes that all members reach.
     pub leases: crate::leases::Leases,
-    /// What it listens on, by configuration key.
-    pub(crate) listeners: Mutex<BTreeMap<&'static str, (String, JoinHandle<()>)>>,
+    /// What it listens on.
+    pub(crate) listeners: tokio::sync::Mutex<BTreeMap<crate::start::Listens, JoinHandle<()>>>,
     /// True once this member has caught up with the others; requests wait for that.
     pub ready: tokio::sync::watch::Sender<bool>,
     /// The networks of this member.
@@ -152,13 +154,14 @@ impl Daemon {
             operations: Operations::new(hub.clone()),
             hub,
             consoles: Consoles::default(),
+            started: Instant::now(),
             stop: Notify::new(),
             containers,
             instances: Instances::default(),
             placing: Placing::default(),
             plans: Plans::default(),
             leases: crate::leases::Leases::default(),
-            listeners: Mutex::default(),
+            listeners: tokio::sync::Mutex::default(),
             ready: tokio::sync::watch::Sender::new(false),
             networks,
             places,

@@ -285,6 +285,33 @@ fn from_streams(cluster: &Cluster, pages: &Pages) -> Result<()> {
     cluster.incus(1, &["delete", "n3"]).map(drop)
 }
 
+/// What the other server has under the same name by now takes the place of the copy, with its names.
+fn renewed(cluster: &Cluster) -> Result<()> {
+    let target = |name: &str| -> Result<String> {
+        Ok(cluster.get(3, &format!("/1.0/images/aliases/{name}"))?["target"].as_str().unwrap().to_owned())
+    };
+    let (first, file) = (target("theirs")?, cluster.lab.machines[2].dir.join("busybox.tar.gz"));
+    cluster.incus(3, &["query", "-X", "PATCH", "-d", "{\"public\": true}", &format!("/1.0/images/{first}")])?;
+    cluster.incus(3, &["image", "alias", "create", "followed", &first])?;
+    let certificate = cluster.get(3, "/1.0")?["environment"]["certificate"].clone();
+    let source = json!({"type": "image", "server": "https://10.77.0.3:8443", "certificate": certificate,
+        "alias": "followed"});
+    let body = json!({"source": source, "auto_update": true, "aliases": [{"name": "followed"}]});
+    post(cluster, 1, "/1.0/images", &body)?;
+    assert!(cluster.incus(1, &["image", "refresh", "followed"])?.contains("Image already up to date."));
+
+    let incusd = cluster.programs.incusd.to_string_lossy().into_owned();
+    cluster.lab.machines[2].must(&incusd, &["forkimage", "busybox", &file.to_string_lossy()])?;
+    cluster.incus(3, &["image", "alias", "delete", "followed"])?;
+    cluster.incus(3, &["image", "import", &file.to_string_lossy(), "--public", "--alias", "followed"])?;
+    assert!(cluster.incus(2, &["image", "refresh", "followed"])?.contains("Image refreshed successfully!"));
+    let now = image(cluster, "followed")?;
+    assert_eq!((fingerprint(&now), &now["auto_update"]), (target("followed")?, &json!(true)));
+    assert_eq!(now["update_source"]["alias"], "followed");
+    assert!(cluster.get(1, &format!("/1.0/images/{first}")).is_err(), "the old one is gone");
+    cluster.incus(1, &["image", "delete", "followed"]).map(drop)
+}
+
 fn from_another_server(cluster: &Cluster) -> Result<()> {
     // Its own image, that only it has.
     let file = cluster.lab.machines[0].dir.join("exported.tar.xz");
@@ -309,5 +336,7 @@ fn from_another_server(cluster: &Cluster) -> Result<()> {
     .to_string();
     let said = cluster.refused(1, &["query", "-X", "POST", "--wait", "-d", &body, "/1.0/images"])?;
     assert!(said.contains("404"), "{said}");
-    cluster.incus(1, &["delete", "n5"]).map(drop)
+    cluster.incus(1, &["delete", "n5"])?;
+    cluster.incus(1, &["image", "delete", "theirs"])?;
+    renewed(cluster)
 }

@@ -1,5 +1,6 @@
 //! All configuration keys, a family per file.
 
+pub mod group;
 pub mod instance;
 pub mod member;
 pub mod project;
@@ -13,6 +14,7 @@ pub fn families() -> Vec<(&'static str, Family)> {
     vec![
         ("server", server::SERVER),
         ("cluster", member::MEMBER),
+        ("cluster_group", group::GROUP),
         ("project", project::PROJECT),
         ("instance", instance::INSTANCE),
         ("storage_volume_dir", volume::VOLUME),

@@ -7,6 +7,16 @@ fn address(value: &str) -> Result<(), String> {
     if bare || host_and_port(value) { Ok(()) } else { Err(format!("Invalid address \"{value}\"")) }
 }
 
+fn hwaddr_pattern(value: &str) -> Result<(), String> {
+    let digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'x');
+    let byte = |part: &str| part.len() == 2 && part.bytes().all(digit);
+    let group = value.as_bytes().get(1).is_some_and(|b| b"13579bdf".contains(b));
+    if value.split(':').count() == 6 && value.split(':').all(byte) && !group {
+        return Ok(());
+    }
+    Err(format!("Invalid MAC address template \"{value}\": it is like 10:66:6a:xx:xx:xx, the first byte even"))
+}
+
 fn between(n: i64, low: i64, high: i64) -> Result<(), String> {
     if (low..=high).contains(&n) { Ok(()) } else { Err(format!("Value must be between {low} and {high}")) }
 }
@@ -41,16 +51,10 @@ crate::keys! { SERVER {
     REBALANCE_THRESHOLD: i64 = "cluster.rebalance.threshold", "20", Global, |n| between(*n, 10, 100);
     /// Where the API is reached.
     HTTPS_ADDRESS: String = "core.https_address", "", Local, |v| address(v);
-    /// Where metrics are read.
+    /// Where metrics are read, and nothing else.
     METRICS_ADDRESS: String = "core.metrics_address", "", Local, |v| address(v);
     /// Whether readers of metrics must be trusted.
     METRICS_AUTHENTICATION: bool = "core.metrics_authentication", "true", Global;
-    /// Proxy for HTTP requests of the daemon.
-    PROXY_HTTP: String = "core.proxy_http", "", Global;
-    /// Proxy for HTTPS requests of the daemon.
-    PROXY_HTTPS: String = "core.proxy_https", "", Global;
-    /// Hosts that are reached without a proxy.
-    PROXY_IGNORE_HOSTS: String = "core.proxy_ignore_hosts", "", Global;
     /// How long a trust token is good for; empty for ever.
     REMOTE_TOKEN_EXPIRY: String = "core.remote_token_expiry", "", Global, |v| expiry(v);
     /// What happens to instances when the machine goes down: `shutdown` or `evacuate`.
@@ -64,20 +68,12 @@ crate::keys! { SERVER {
     IMAGES_AUTO_UPDATE_INTERVAL: i64 = "images.auto_update_interval", "6", Global, |n| between(*n, 0, i64::MAX);
     /// How images are compressed: `bzip2`, `gzip`, `lz4`, `lzma`, `xz`, `zstd` or `none`.
     IMAGES_COMPRESSION: String = "images.compression_algorithm", "gzip", Global, |v| compression(v);
-    /// The architecture that is preferred where an image has several.
-    IMAGES_ARCHITECTURE: String = "images.default_architecture", "", Global;
-    /// Days after which an image that came along is forgotten.
+    /// Days without use after which an image that came along with an instance is forgotten; 0 never forgets it.
     IMAGES_CACHE_EXPIRY: i64 = "images.remote_cache_expiry", "10", Global, |n| between(*n, 0, i64::MAX);
-    /// How backups are compressed.
-    BACKUPS_COMPRESSION: String = "backups.compression_algorithm", "gzip", Global, |v| compression(v);
     /// How the host's side of a network device is named: `random` or `mac`.
     NIC_HOST_NAME: String = "instances.nic.host_name", "random", Global, |v| one_of(v, &["random", "mac"]);
     /// The pattern of generated MAC addresses; `x` is any digit.
-    HWADDR_PATTERN: String = "network.hwaddr_pattern", "10:66:6a:xx:xx:xx", Global;
-    /// The volume that backups are kept on, as `pool/volume`.
-    BACKUPS_VOLUME: String = "storage.backups_volume", "", Local;
-    /// The volume that images are kept on, as `pool/volume`.
-    IMAGES_VOLUME: String = "storage.images_volume", "", Local;
+    HWADDR_PATTERN: String = "network.hwaddr_pattern", "10:66:6a:xx:xx:xx", Global, |v| hwaddr_pattern(v);
     /// Anything.
     USER: String = "user.*", "", Global;
 }}
@@ -111,6 +107,12 @@ mod tests {
                 "3 days",
                 "cannot set 'cluster.join_token_expiry' to '3 days': Invalid expiry expression",
             ),
+            (
+                "network.hwaddr_pattern",
+                "11:66:6a:xx:xx:xx",
+                "cannot set 'network.hwaddr_pattern' to '11:66:6a:xx:xx:xx': Invalid MAC address template \"11:66:6a:xx:xx:xx\": \
+                 it is like 10:66:6a:xx:xx:xx, the first byte even",
+            ),
             ("core.https_address", "a:b", "cannot set 'core.https_address' to 'a:b': Invalid address \"a:b\""),
         ] {
             assert_eq!(check(SERVER, key, value).unwrap_err().message, want);
@@ -120,6 +122,7 @@ mod tests {
             ("cluster.max_voters", ""),
             ("core.https_address", "[::]:8443"),
             ("core.https_address", "192.0.2.1"),
+            ("network.hwaddr_pattern", "00:16:3e:0x:xx:xx"),
             ("user.x.y", "z"),
         ] {
             assert_eq!(check(SERVER, key, value), Ok(()), "{key}={value}");

@@ -12,10 +12,18 @@ const PREFIX: [u8; 3] = [0x10, 0x66, 0x6a];
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// A fresh address from randomness.
-    pub fn random(entropy: u64) -> Self {
-        let [a, b, c, ..] = entropy.to_ne_bytes();
-        Self([PREFIX[0], PREFIX[1], PREFIX[2], a, b, c])
+    /// A fresh address from randomness, by a pattern (`network.hwaddr_pattern`) in which each `x` is any digit.
+    pub fn random(pattern: &str, entropy: u64) -> Self {
+        let random = hex::encode(entropy.to_le_bytes().repeat(2));
+        let mut random = random.chars();
+        let digits =
+            pattern.chars().map(|c| if c == 'x' { random.next().unwrap_or('0') } else { c }).collect::<String>();
+        let bytes = digits.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap_or(0)).collect::<Vec<_>>();
+        let mut mac = [0; 6];
+        mac.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+        // An odd first byte is that of a group, and no host's.
+        mac[0] &= 0xfe;
+        Self(mac)
     }
 
     /// The same address every time for the same words, as for the bridge `name` of one member.
@@ -57,5 +65,21 @@ impl FromStr for Mac {
             return Err(refused());
         }
         Ok(Self(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_x_of_a_pattern_is_any_digit() {
+        for (pattern, want) in [
+            ("10:66:6a:xx:xx:xx", "10:66:6a:ef:cd:ab"),
+            ("00:16:3e:00:00:xx", "00:16:3e:00:00:ef"),
+            ("xx:xx:xx:xx:xx:xx", "ee:cd:ab:89:67:45"),
+        ] {
+            assert_eq!(Mac::random(pattern, 0x0123_4567_89ab_cdef).to_string(), want);
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use super::mac::Mac;
+
 /// Whether the kernel, the packet filter and `dnsmasq` all take this as the name of a link.
 ///
 /// # Errors
@@ -21,6 +23,11 @@ pub fn check(name: &str) -> Result<(), String> {
 /// The host's end of a veth pair.
 pub fn veth(entropy: u64) -> String {
     random("veth", entropy)
+}
+
+/// The host's end of a veth pair, named after the address of the other: without its first byte it is short enough.
+pub fn of_mac(mac: Mac) -> String {
+    format!("inc{}", hex::encode(&mac.0[1..]))
 }
 
 /// A fresh name with `prefix` and eight hexadecimal digits.

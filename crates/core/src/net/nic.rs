@@ -21,6 +21,10 @@ use super::{
 /// Everything that decides about a device.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
+    /// The pattern of addresses that are made up (`network.hwaddr_pattern`).
+    pub hwaddr_pattern: &'a str,
+    /// Whether the host's end is named after the address (`instances.nic.host_name`).
+    pub named_by_hwaddr: bool,
     /// Project of the instance.
     pub project: &'a str,
     /// The instance.
@@ -171,8 +175,8 @@ pub fn resolve(r: &Request<'_>, entropy: Entropy<'_>) -> Result<Option<Nic>> {
     let (mode, bridge) = mode(r, nictype)?;
     let handed_over = matches!(mode, Mode::Physical { .. });
     let mut notes = Config::new();
-    let host_name = host_name(r, &mode, entropy, &mut notes)?;
     let hwaddr = hwaddr(r, handed_over, entropy, &mut notes)?;
+    let host_name = host_name(r, &mode, hwaddr, entropy, &mut notes)?;
     let guest = guest_name(r, &mut notes)?;
     let link = match mode {
         Mode::Bridged { .. } | Mode::P2p => name::peer(&host_name),
@@ -212,6 +216,8 @@ pub fn resolve(r: &Request<'_>, entropy: Entropy<'_>) -> Result<Option<Nic>> {
 pub fn validate(config: &Config, network: Option<&Network<'_>>) -> Result<()> {
     let (empty, none) = (Config::new(), BTreeSet::new());
     let request = Request {
+        hwaddr_pattern: "",
+        named_by_hwaddr: false,
         project: "default",
         instance: "c1",
         device: "eth0",
@@ -316,12 +322,21 @@ fn mode(r: &Request<'_>, nictype: &str) -> Result<(Mode, Option<Bridge>)> {
     })
 }
 
-fn host_name(r: &Request<'_>, mode: &Mode, entropy: Entropy<'_>, notes: &mut Config) -> Result<String> {
+fn host_name(
+    r: &Request<'_>,
+    mode: &Mode,
+    hwaddr: Option<Mac>,
+    entropy: Entropy<'_>,
+    notes: &mut Config,
+) -> Result<String> {
     let key = note(r.device, "host_name");
     let fresh = match mode {
         Mode::Physical { parent, vlan, .. } => return Ok(vlan.map_or(parent.clone(), |id| vlan_name(parent, id))),
         Mode::Macvlan { .. } => name::random("mac", entropy()),
-        Mode::Bridged { .. } | Mode::P2p => name::veth(entropy()),
+        Mode::Bridged { .. } | Mode::P2p => match hwaddr.filter(|_| r.named_by_hwaddr) {
+            Some(mac) => name::of_mac(mac),
+            None => name::veth(entropy()),
+        },
     };
     let set = Options(r.config).parse("host_name", |v| name::check(v).map(|()| v.to_owned()))?;
     let chosen = set.or_else(|| r.volatile.get(&key).filter(|v| name::check(v).is_ok()).cloned()).unwrap_or(fresh);
@@ -347,7 +362,7 @@ fn hwaddr(r: &Request<'_>, handed_over: bool, entropy: Entropy<'_>, notes: &mut 
     if let Some(mac) = r.volatile.get(&key).and_then(|v| v.parse().ok()) {
         return Ok(Some(mac));
     }
-    let mac = Mac::random(entropy());
+    let mac = Mac::random(r.hwaddr_pattern, entropy());
     notes.insert(key, mac.to_string());
     Ok(Some(mac))
 }

@@ -12,6 +12,7 @@ const CASES: &[(&str, &str, Allow)] = &[
     ("GET", "/1.0", Anyone),
     ("PUT PATCH", "/1.0", Admin),
     ("GET", "/1.0/events", Trusted),
+    ("GET", "/1.0/metrics", Anyone),
     ("GET", "/1.0/certificates/*", Trusted),
     ("POST", "/1.0/certificates", Anyone),
     ("PUT PATCH DELETE", "/1.0/certificates/{fingerprint}", Admin),

@@ -13,9 +13,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::auth::{Caller, Trust};
+use super::reply;
 use crate::state::Daemon;
 
 /// How long a client may take for its TLS handshake, and for the head of a request.
@@ -30,6 +32,7 @@ pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<Join
         std::os::unix::fs::chown(path, None, Some(group)).context("Setting the socket's group")?;
     }
     Ok(tokio::spawn(async move {
+        let listening = Listening::default();
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -43,7 +46,7 @@ pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<Join
                 address: "@".into(),
                 certificate: None,
             };
-            tokio::spawn(serve(daemon.clone(), caller, stream));
+            tokio::spawn(serve(daemon.clone(), caller, None, stream, listening.watch()));
         }
     }))
 }
@@ -63,22 +66,34 @@ pub fn bind(address: &str) -> Result<TcpListener> {
     socket.listen(1024).map_err(|e| failed(&e))
 }
 
-/// Serves HTTPS until the task is aborted. The certificate is looked up for each connection.
-pub fn https(daemon: Arc<Daemon>, listener: TcpListener) -> JoinHandle<()> {
+/// As long as this is there, connections stay open. Those that are open when it goes end what they are at.
+#[derive(Default)]
+struct Listening(watch::Sender<()>);
+
+impl Listening {
+    fn watch(&self) -> watch::Receiver<()> {
+        self.0.subscribe()
+    }
+}
+
+/// Serves HTTPS until the task is aborted; clients that are connected then are told to connect anew for what comes
+/// next. The certificate is looked up for each connection. `only` is the one path that is served, if not all are.
+pub fn https(daemon: Arc<Daemon>, listener: TcpListener, only: Option<&'static str>) -> JoinHandle<()> {
     tokio::spawn(async move {
+        let listening = Listening::default();
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let daemon = daemon.clone();
+            let (daemon, open) = (daemon.clone(), listening.watch());
             tokio::spawn(async move {
                 let acceptor = tokio_rustls::TlsAcceptor::from(daemon.server_tls());
                 let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
                 let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
                 let caller = tls_caller(&daemon, peer, certificate).await;
-                serve(daemon, caller, stream).await;
+                serve(daemon, caller, only, stream, open).await;
             });
         }
     })
@@ -95,7 +110,13 @@ async fn tls_caller(daemon: &Daemon, peer: SocketAddr, certificate: Option<Vec<u
     }
 }
 
-async fn serve(daemon: Arc<Daemon>, caller: Caller, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+async fn serve(
+    daemon: Arc<Daemon>,
+    caller: Caller,
+    only: Option<&'static str>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    mut open: watch::Receiver<()>,
+) {
     let service = service_fn(move |request| {
         let (daemon, mut caller) = (daemon.clone(), caller.clone());
         async move {
@@ -107,7 +128,11 @@ async fn serve(daemon: Arc<Daemon>, caller: Caller, stream: impl AsyncRead + Asy
                 caller.trust = trust.unwrap_or(Trust::None);
             }
             let router = daemon.router.clone();
-            Ok::<_, std::convert::Infallible>(router.serve(daemon, caller, request).await)
+            let answer = match only {
+                Some(path) if request.uri().path() != path => reply::error(&Error::not_found("not found")),
+                _ => router.serve(daemon, caller, request).await,
+            };
+            Ok::<_, std::convert::Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
@@ -116,7 +141,15 @@ async fn serve(daemon: Arc<Daemon>, caller: Caller, stream: impl AsyncRead + Asy
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    if let Err(e) = connection.await {
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        _ = open.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(e) = served {
         tracing::debug!("connection: {e}");
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use api::key::Config;
+use api::key::{Config, Read as _};
+use api::keys::server as keys;
 use api::{Error, Result};
 use db::projects::{Feature, holder};
 use drivers::device::nic::{self, Nic, Plug};
@@ -51,7 +52,10 @@ async fn resolve(
 ) -> Result<Option<Nic>> {
     let network = network(daemon, &l.row.project, config).await?;
     let network = network.as_ref().map(|n| nic::Network { name: &n.name, kind: n.kind, config: &n.config });
+    let server = &daemon.snapshot().config;
     nic::resolve(&nic::Request {
+        hwaddr_pattern: &server.read(&keys::HWADDR_PATTERN),
+        named_by_hwaddr: server.read(&keys::NIC_HOST_NAME) == "mac",
         project: &l.row.project,
         instance: &l.row.name,
         device,

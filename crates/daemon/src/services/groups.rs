@@ -56,6 +56,7 @@ async fn get(cx: Cx, (): ()) -> Result<ClusterGroup> {
 async fn create(cx: Cx, new: ClusterGroupsPost) -> Result<()> {
     cx.daemon.must_be_clustered()?;
     api::name::plain("cluster group", &new.name)?;
+    api::keys::group::check(&new.config)?;
     let name = new.name.clone();
     cx.daemon
         .write(move |tx| {
@@ -82,6 +83,7 @@ async fn patch(cx: Cx, new: Value) -> Result<()> {
 }
 
 async fn change(cx: &Cx, new: ClusterGroupPut) -> Result<()> {
+    api::keys::group::check(&new.config)?;
     let name = cx.arg(0).to_owned();
     cx.daemon
         .write(move |tx| {

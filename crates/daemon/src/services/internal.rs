@@ -33,6 +33,9 @@ pub fn routes(r: &mut Router) {
 
 async fn shutdown(cx: Cx, _: Value) -> Result<()> {
     let daemon = cx.daemon.clone();
+    if !cx.flag("force") {
+        crate::start::finish_operations(&daemon).await;
+    }
     instances::boot::shut_down(&daemon).await;
     // The answer goes out first.
     tokio::spawn(async move {
@@ -85,7 +88,7 @@ async fn link(cx: Cx, mut request: Request<Incoming>) -> Result<Response<Body>> 
             async move {
                 match channel {
                     Channel::Database => daemon.db().serve(body).await,
-                    Channel::Heartbeat => daemon.health().hear(&body, daemon.db().incarnation()),
+                    Channel::Heartbeat => daemon.health().hear(&body, &daemon.db()),
                 }
             }
         };

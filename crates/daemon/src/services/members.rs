@@ -233,9 +233,10 @@ async fn rename(cx: Cx, new: ClusterMemberPost) -> Result<()> {
 
 async fn state(cx: Cx, (): ()) -> Result<ClusterMemberState> {
     cx.daemon.must_be_clustered()?;
-    let name = cx.arg(0).to_owned();
-    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
-    Ok(ClusterMemberState { sysinfo: sysinfo(), storage_pools: super::pools::usage(&cx.daemon).await? })
+    let (name, daemon) = (cx.arg(0).to_owned(), &cx.daemon);
+    let warnings = crate::concerns::of_member(daemon, &name).await?;
+    daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
+    Ok(ClusterMemberState { sysinfo: sysinfo(), storage_pools: super::pools::usage(daemon).await?, warnings })
 }
 
 fn sysinfo() -> ClusterMemberSysInfo {

@@ -24,6 +24,7 @@ pub mod images;
 pub mod instances;
 pub mod internal;
 pub mod members;
+pub mod metrics;
 pub mod networks;
 #[cfg(feature = "next")]
 pub mod next;
@@ -58,6 +59,7 @@ pub fn routes(r: &mut Router) {
     instances::routes(r);
     internal::routes(r);
     members::routes(r);
+    metrics::routes(r);
     networks::routes(r);
     #[cfg(feature = "next")]
     next::routes(r);

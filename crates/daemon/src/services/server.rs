@@ -84,7 +84,7 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
         return Err(Error::bad_request("Changing cluster.https_address is currently not supported"));
     }
     if !local.is_empty() {
-        change_local(daemon, &local)?;
+        change_local(daemon, &local).await?;
     }
     if !global.is_empty() {
         daemon.write(move |tx| db::config::patch(tx, &global)).await?;
@@ -94,10 +94,10 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
 }
 
 /// Sets local keys; those that cannot take effect are taken back.
-fn change_local(daemon: &Arc<Daemon>, changes: &Config) -> Result<()> {
+async fn change_local(daemon: &Arc<Daemon>, changes: &Config) -> Result<()> {
     let old = daemon.local.config()?;
     daemon.local.patch_config(changes)?;
-    if let Err(e) = start::listen_again(daemon) {
+    if let Err(e) = start::listen_again(daemon).await {
         daemon.local.replace_config(&old)?;
         return Err(e);
     }
@@ -127,7 +127,7 @@ fn environment(cx: &Cx) -> Result<Environment> {
         project: cx.project().to_owned(),
         server: "incus".into(),
         server_clustered: daemon.clustered(),
-        server_event_mode: "full-mesh".into(),
+        server_event_mode: super::events::members::event_mode(daemon).into(),
         server_name: if daemon.clustered() { daemon.name() } else { crate::certs::hostname() },
         server_pid: std::process::id().into(),
         server_version: VERSION.into(),

@@ -246,6 +246,8 @@ fn clients_get_addresses_names_and_a_way_out() {
             }
             let network = nic::Network { name: "incusbr0", kind: "bridge", config: &def.config };
             let request = nic::Request {
+                hwaddr_pattern: "10:66:6a:xx:xx:xx",
+                named_by_hwaddr: false,
                 project: "default",
                 instance: name,
                 device: "eth0",

@@ -15,6 +15,8 @@ fn eth0(device: &str, volatile: &str, network: &str, taken: &[&str]) -> Result<O
     let names_taken = taken.iter().map(|n| (*n).to_owned()).collect();
     let network = Network { name: "br0", kind, config: &network };
     let request = Request {
+        hwaddr_pattern: "10:66:6a:xx:xx:xx",
+        named_by_hwaddr: false,
         project: "default",
         instance: "c1",
         device: "eth0",
@@ -33,15 +35,36 @@ fn eth0(device: &str, volatile: &str, network: &str, taken: &[&str]) -> Result<O
 #[test]
 fn what_is_missing_is_chosen_and_noted() {
     let nic = eth0("type=nic network=br0", "", "ipv4.address=10.0.0.1/24 bridge.mtu=1400", &["eth0"]).unwrap().unwrap();
-    assert_eq!(nic.host_name, "veth03040507");
+    assert_eq!(nic.host_name, "veth03040508");
     assert!(nic.link.starts_with("veth") && nic.link != nic.host_name);
     assert_eq!((nic.name.as_str(), nic.mtu), ("eth1", Some(1400)));
-    assert_eq!(nic.hwaddr.unwrap().to_string(), "10:66:6a:08:05:04");
+    assert_eq!(nic.hwaddr.unwrap().to_string(), "10:66:6a:07:05:04");
     assert_eq!(
         nic.volatile,
-        config("volatile.eth0.host_name=veth03040507 volatile.eth0.hwaddr=10:66:6a:08:05:04 volatile.eth0.name=eth1")
+        config("volatile.eth0.host_name=veth03040508 volatile.eth0.hwaddr=10:66:6a:07:05:04 volatile.eth0.name=eth1")
     );
-    assert_eq!(nic.host.unwrap().line(), "10:66:6a:08:05:04,c1");
+    assert_eq!(nic.host.unwrap().line(), "10:66:6a:07:05:04,c1");
+}
+
+#[test]
+fn the_host_side_can_be_named_after_the_address() {
+    let (device, none) = (config("type=nic nictype=p2p"), Config::new());
+    let request = Request {
+        hwaddr_pattern: "00:16:3e:00:00:xx",
+        named_by_hwaddr: true,
+        project: "default",
+        instance: "c1",
+        device: "eth0",
+        config: &device,
+        volatile: &none,
+        network: None,
+        names_taken: &Default::default(),
+    };
+    let nic = resolve(&request, &mut || 0xab).unwrap().unwrap();
+    assert_eq!(
+        (nic.hwaddr.unwrap().to_string().as_str(), nic.host_name.as_str()),
+        ("00:16:3e:00:00:ab", "inc163e0000ab")
+    );
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 pub mod members;
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::event::{Event, LIFECYCLE, LOGGING, OPERATION};
@@ -9,11 +11,13 @@ use api::{Error, Result};
 use futures::{SinkExt as _, StreamExt as _};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
+use tokio::sync::broadcast::error::RecvError;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::edge::auth::Trust;
-use crate::edge::websocket::upgrade;
+use crate::edge::websocket::{WebSocket, upgrade};
 use crate::edge::{Body, Cx, Router};
+use crate::events::{Hub, Told};
 
 /// How often a silent listener is asked whether it is still there.
 const PING: Duration = Duration::from_secs(10);
@@ -25,15 +29,12 @@ pub fn routes(r: &mut Router) {
 struct Wanted {
     kinds: Vec<String>,
     project: Option<String>,
-    allowed: Option<std::collections::BTreeSet<String>>,
-    /// Another member listens: it hears the others itself.
-    only_from: Option<String>,
+    allowed: Option<BTreeSet<String>>,
 }
 
 impl Wanted {
     fn accepts(&self, event: &Event) -> bool {
         self.kinds.contains(&event.kind)
-            && self.only_from.as_ref().is_none_or(|name| *name == event.location)
             && (event.project.is_empty() || self.project.as_ref().is_none_or(|p| *p == event.project))
             && self.allowed.as_ref().is_none_or(|all| all.contains(&event.project))
     }
@@ -53,36 +54,87 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         Trust::Restricted(projects) => Some(projects.clone()),
         _ => None,
     };
-    let member = cx.caller.protocol == "cluster";
-    let wanted = Wanted {
-        kinds,
-        project: (!cx.flag("all-projects") && !member).then(|| cx.project().to_owned()),
-        allowed,
-        only_from: member.then(|| cx.daemon.name()),
-    };
-    let mut events = cx.daemon.hub.subscribe();
+    let hub = cx.daemon.hub.clone();
+    if cx.caller.protocol == "cluster" {
+        let (answer, socket) = upgrade(request)?;
+        tokio::spawn(async move {
+            if let Ok(socket) = socket.await {
+                tell_member(socket, &hub).await;
+            }
+        });
+        return Ok(answer);
+    }
+    let project = (!cx.flag("all-projects")).then(|| cx.project().to_owned());
+    let wanted = Wanted { kinds, project, allowed };
+    let mut events = hub.subscribe();
     let (answer, socket) = upgrade(request)?;
     tokio::spawn(async move {
         let Ok(mut socket) = socket.await else { return };
         loop {
-            tokio::select! {
+            let sent = tokio::select! {
                 event = events.recv() => match event {
-                    Ok(event) if wanted.accepts(&event) => {
-                        let text = serde_json::to_string(&*event).unwrap_or_default();
-                        if socket.send(Message::text(text)).await.is_err() { return }
-                    }
-                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                    Ok(happened) if wanted.accepts(&happened.event) => send(&mut socket, &happened.event).await,
+                    other => go_on(&other),
                 },
-                message = socket.next() => match message {
-                    Some(Ok(message)) if !message.is_close() => {}
-                    _ => return,
-                },
-                () = tokio::time::sleep(PING) => {
-                    if socket.send(Message::Ping(Vec::new().into())).await.is_err() { return }
-                }
+                alive = still_there(&mut socket) => alive,
+            };
+            if !sent {
+                return;
             }
         }
     });
     Ok(answer)
+}
+
+/// Tells another member the events of this one, and while this one is a hub, all others too.
+async fn tell_member(mut socket: WebSocket, hub: &Arc<Hub>) {
+    let (mut events, mut ways) = (hub.subscribe(), hub.ways());
+    let mut told = BTreeSet::new();
+    loop {
+        let passed_on = ways.borrow_and_update().passed_on();
+        if told != passed_on {
+            told.clone_from(&passed_on);
+            if !send(&mut socket, &Told::Hears { hears: passed_on }).await {
+                return;
+            }
+        }
+        let sent = tokio::select! {
+            event = events.recv() => match event.as_deref() {
+                Ok(happened) => match happened.id {
+                    Some(id) if happened.own || ways.borrow().relay() => {
+                        send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await
+                    }
+                    _ => true,
+                },
+                Err(_) => go_on(&event),
+            },
+            changed = ways.changed() => changed.is_ok(),
+            alive = still_there(&mut socket) => alive,
+        };
+        if !sent {
+            return;
+        }
+    }
+}
+
+/// True if it arrived, as far as can be told.
+async fn send(socket: &mut WebSocket, what: &impl serde::Serialize) -> bool {
+    socket.send(Message::text(serde_json::to_string(what).unwrap_or_default())).await.is_ok()
+}
+
+/// False at the end of all events. Events that were missed are gone, and a person has to know.
+fn go_on<T>(event: &Result<T, RecvError>) -> bool {
+    if let Err(RecvError::Lagged(missed)) = event {
+        tracing::warn!("one who listens to events is too slow and missed {missed} of them");
+    }
+    !matches!(event, Err(RecvError::Closed))
+}
+
+/// Hears what a listener has to say, and asks a silent one whether it is still there; false if it is not.
+async fn still_there(socket: &mut WebSocket) -> bool {
+    match tokio::time::timeout(PING, socket.next()).await {
+        Ok(Some(Ok(message))) => !message.is_close(),
+        Ok(_) => false,
+        Err(_) => socket.send(Message::Ping(Vec::new().into())).await.is_ok(),
+    }
 }

@@ -3,10 +3,12 @@
 pub mod add;
 mod aliases;
 mod direct;
+pub mod expire;
 pub mod export;
 mod incoming;
 mod multipart;
 mod publish;
+pub mod refresh;
 pub mod remote;
 pub mod store;
 mod streams;
@@ -40,6 +42,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::image::PUT, put);
     r.sync(&api::image::PATCH, patch);
     r.operation(&api::image::DELETE, delete);
+    r.operation(&api::image::REFRESH, refresh::refresh);
     r.raw(&api::image::EXPORT, export::export);
     r.operation(&api::image::SECRET, export::secret);
     r.raw(&api::image::INTERNAL_GET, store::serve);

@@ -66,6 +66,19 @@ impl From<&InstanceSource> for Wanted {
     }
 }
 
+impl Wanted {
+    /// The same name of the same server once more.
+    pub fn again(source: &Source) -> Wanted {
+        Wanted {
+            server: source.server.clone(),
+            protocol: source.protocol.as_str().to_owned(),
+            certificate: source.certificate.clone(),
+            alias: source.alias.clone(),
+            ..Wanted::default()
+        }
+    }
+}
+
 /// A file that a server offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {

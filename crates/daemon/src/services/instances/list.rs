@@ -72,7 +72,7 @@ impl Runs {
 }
 
 /// What runs on this member, by row id.
-async fn own_runs(daemon: &Arc<Daemon>, full: bool) -> BTreeMap<i64, InstanceRun> {
+pub async fn own_runs(daemon: &Arc<Daemon>, full: bool) -> BTreeMap<i64, InstanceRun> {
     let mut all = BTreeMap::new();
     for (id, name) in daemon.instances.all_running() {
         let status = daemon.instances.status(id);

@@ -11,6 +11,8 @@ use crate::network::tests::{Guest, bridge, on_host};
 fn decide(instance: &str, config: &str, network: Option<&Network<'_>>) -> Result<Nic> {
     let (config, volatile, names_taken) = (bridge("x", config).config, Config::new(), BTreeSet::new());
     let request = Request {
+        hwaddr_pattern: "10:66:6a:xx:xx:xx",
+        named_by_hwaddr: false,
         project: "p",
         instance,
         device: "eth0",
