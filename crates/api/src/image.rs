@@ -246,7 +246,7 @@ crate::endpoints! {
     /// Delete an image.
     DELETE = DELETE "/1.0/images/{fingerprint}" -> Background, Project, At::Any, "";
     /// Ask the image's server for a newer one of the same name.
-    REFRESH = POST "/1.0/images/{fingerprint}/refresh" (serde_json::Value) -> Background, Project, At::Any, "image_force_refresh";
+    REFRESH = POST "/1.0/images/{fingerprint}/refresh" -> Background, Project, At::Any, "image_force_refresh";
     /// The files of an image.
     EXPORT = GET "/1.0/images/{fingerprint}/export" -> Raw, Anyone, At::Any, "";
     /// A secret with which anybody can read the image for a while.

@@ -71,7 +71,7 @@ fn by_itself(daemon: &Arc<Daemon>, project: &str) -> Cx {
 }
 
 /// `POST /1.0/images/{fingerprint}/refresh`.
-pub async fn refresh(cx: Cx, _: Value) -> Result<Arc<Operation>> {
+pub async fn refresh(cx: Cx, (): ()) -> Result<Arc<Operation>> {
     let image = find(&cx).await?;
     if !image.image.source.as_ref().is_some_and(can_be_asked) {
         return Err(Error::bad_request(
