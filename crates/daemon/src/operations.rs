@@ -331,6 +331,8 @@ mod tests {
             ("Failure", 400, "nothing there")
         );
         assert_eq!(stuck.wait(Some(Duration::from_millis(10))).await.status, "Running");
+        let running: Vec<String> = operations.tasks().iter().map(|o| o.id()).collect();
+        assert_eq!(running, [stuck.id()], "what has ended is not waited for");
         assert_eq!(operations.cancel(&bad.id()).unwrap_err().message, "This operation can't be cancelled");
         operations.cancel(&stuck.id()).unwrap();
         assert_eq!(stuck.wait(None).await.status, "Cancelled");

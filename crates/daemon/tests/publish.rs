@@ -282,7 +282,16 @@ fn from_streams(cluster: &Cluster, pages: &Pages) -> Result<()> {
     let body = json!({"name": "n4", "source": source("lazy")}).to_string();
     let said = cluster.refused(1, &["query", "-X", "POST", "--wait", "-d", &body, "/1.0/instances"])?;
     assert!(said.contains("no image \"lazy\""), "{said}");
-    cluster.incus(1, &["delete", "n3"]).map(drop)
+    cluster.incus(1, &["delete", "n3"])?;
+    // What came along with an instance and is not used for long is forgotten.
+    let sql =
+        format!("UPDATE images SET last_use_date = '2001-01-01T00:00:00.000000000Z' WHERE fingerprint = '{split}'");
+    cluster.incus(1, &["admin", "sql", "global", &sql])?;
+    let there = || cluster.incus(1, &["image", "list", "-f", "csv", "-c", "F"]).map(|list| list.contains(&split));
+    cluster.until("the image is forgotten", || Ok((!there()?).then_some(())))?;
+    cluster.until("its files too", || {
+        Ok((!files(cluster, 1).into_iter().any(|p| p.to_string_lossy().contains(&split))).then_some(()))
+    })
 }
 
 /// What the other server has under the same name by now takes the place of the copy, with its names.

@@ -15,7 +15,7 @@ use crate::events::lifecycle;
 use crate::state::Daemon;
 
 /// How often is looked for them.
-const LOOK: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(20);
 
 /// Looks again and again while this member leads.
 pub async fn watch(daemon: Arc<Daemon>) {
