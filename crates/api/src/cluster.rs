@@ -187,6 +187,32 @@ pub struct ClusterMemberStatePost {
     pub mode: String,
 }
 
+/// What an evacuation or a restore would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterMemberPlan {
+    /// What becomes of each instance.
+    pub steps: Vec<ClusterMemberPlanStep>,
+    /// What a person should know before.
+    pub warnings: Vec<String>,
+}
+
+/// What would become of an instance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClusterMemberPlanStep {
+    /// Its project.
+    pub project: String,
+    /// Its name.
+    pub instance: String,
+    /// `leave`, `stop`, `force-stop`, `migrate` or `start`.
+    pub action: String,
+    /// Name of the member that it is on afterwards.
+    pub target: String,
+    /// Why this and nothing else.
+    pub reason: String,
+}
+
 /// Body of `PUT /1.0/cluster/certificate`.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -304,6 +330,8 @@ crate::endpoints! {
     MEMBER_STATE = GET "/1.0/cluster/members/{name}/state" -> Sync<ClusterMemberState>, Trusted, At::Member, "cluster_member_state";
     /// Evacuate or restore a member.
     MEMBER_STATE_POST = POST "/1.0/cluster/members/{name}/state" (ClusterMemberStatePost) -> Background, Admin, At::Member, "clustering_evacuation";
+    /// Tell what evacuating or restoring a member would do; nothing is changed.
+    MEMBER_STATE_PLAN = POST "/1.0/cluster/members/{name}/state/plan" (ClusterMemberStatePost) -> Sync<ClusterMemberPlan>, Admin, At::Member, "clustering_evacuation";
     /// List the groups.
     GROUPS = GET "/1.0/cluster/groups" -> List<ClusterGroup>, Trusted, At::Any, "clustering_groups";
     /// Create a group.

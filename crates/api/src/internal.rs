@@ -145,7 +145,7 @@ crate::endpoints! {
     /// Answers when the daemon serves.
     READY = GET "/internal/ready" -> Sync<Value>, Member, At::Any, "";
     /// Stops the instances, then the daemon (`?force=true`: while operations run).
-    SHUTDOWN = PUT "/internal/shutdown" (Value) -> Sync<()>, Member, At::Any, "";
+    SHUTDOWN = PUT "/internal/shutdown" -> Sync<()>, Member, At::Any, "";
     /// The database `?database=` as SQL text; with `?schema=1` only its schema.
     SQL_DUMP = GET "/internal/sql" -> Sync<SqlDump>, Member, At::Any, "";
     /// Runs SQL.

@@ -10,10 +10,14 @@ use api::key::{AnyKey, Scope};
 use serde_json::Value;
 
 /// Endpoints that Incus has without describing them, or that only we have.
-const OWN_ENDPOINTS: &[(&str, &str)] = &[];
+const OWN_ENDPOINTS: &[(&str, &str)] = &[(
+    "POST /1.0/cluster/members/{}/state/plan",
+    "a dry run must not be taken for the real thing by a server that doesn't know it",
+)];
 
 /// Keys that Incus has without describing them, or that only we have.
 const OWN_KEYS: &[(&str, &str)] = &[
+    ("server cluster.evacuation.parallel", "ours: Incus looks after one for each 16 processors"),
     ("server user.*", "accepted there, described only for other families"),
     ("storage_volume_dir user.*", "accepted there, described only for other families"),
     ("instance image.*", "what the image says about itself, described nowhere"),

@@ -78,7 +78,7 @@ pub fn threshold_ms(config: &Config) -> u64 {
 }
 
 /// `cluster.max_voters`.
-fn max_voters(config: &Config) -> usize {
+pub fn max_voters(config: &Config) -> usize {
     config.get("cluster.max_voters").and_then(|v| v.parse().ok()).unwrap_or(3)
 }
 
@@ -327,10 +327,10 @@ impl Health {
         Ok(())
     }
 
-    async fn settle_roles(&self, db: &Db, members: &[Member], config: &Config) -> Result<()> {
-        let status = db.status();
+    /// The members as far as their roles in the database go.
+    pub fn voting(&self, status: &Status, members: &[Member], config: &Config) -> Vec<roles::Member> {
         let now = Timestamp::now();
-        let candidates: Vec<roles::Member> = members
+        members
             .iter()
             .filter_map(|m| {
                 let id = m.raft_id?;
@@ -347,7 +347,12 @@ impl Health {
                     matched,
                 })
             })
-            .collect();
+            .collect()
+    }
+
+    async fn settle_roles(&self, db: &Db, members: &[Member], config: &Config) -> Result<()> {
+        let status = db.status();
+        let candidates = self.voting(&status, members, config);
         let change = match roles::next(&candidates, max_voters(config), self.id) {
             None => return Ok(()),
             Some(Step::HandOver(heir)) => {

@@ -42,13 +42,14 @@ pub fn evacuate(instances: &[Instance], members: &[Candidate], leaving: i64, mod
 
 fn evacuate_one(i: &Instance, members: &mut [Candidate], mode: Option<Mode>) -> Result<Step> {
     let asked = mode.unwrap_or(i.mode).for_containers().map_err(|e| e.context(format!("Instance \"{}\"", i.name)))?;
-    let stop = |why: &str| step(i, if i.running { Action::Stop } else { Action::Leave }, i.member, false, why);
+    let stop_by = |action: Action, why: &str| match i.running {
+        true => step(i, action, i.member, false, why),
+        false => step(i, Action::Leave, i.member, false, "it does not run"),
+    };
+    let stop = |why: &str| stop_by(Action::Stop, why);
     Ok(match (asked, &i.tied) {
         (Mode::Stop, _) => stop("its mode is \"stop\""),
-        (Mode::ForceStop, _) => {
-            let action = if i.running { Action::ForceStop } else { Action::Leave };
-            step(i, action, i.member, false, "its mode is \"force-stop\"")
-        }
+        (Mode::ForceStop, _) => stop_by(Action::ForceStop, "its mode is \"force-stop\""),
         (Mode::Auto, Some(tie)) => stop(&format!("it can't leave this member: {tie}")),
         _ => {
             let target = i.group.clone().map_or(Target::Any, Target::Group);
@@ -64,6 +65,15 @@ fn evacuate_one(i: &Instance, members: &mut [Candidate], mode: Option<Mode>) -> 
             }
         }
     })
+}
+
+/// How many instances are looked after at the same time: what `cluster.evacuation.parallel` says, or, if that is 0, one
+/// for each processor, at least 2 and at most 8.
+pub fn width(set: i64, processors: usize) -> usize {
+    match usize::try_from(set) {
+        Ok(set @ 1..) => set,
+        _ => processors.clamp(2, 8),
+    }
 }
 
 /// Plans the restore of the member `back`: what was stopped here starts again, and what was taken away
@@ -185,6 +195,13 @@ mod tests {
         assert_eq!(to, [2, 2, 3, 2]);
         let alone = [member(1, Status::Evacuating, 4)];
         assert!(evacuate(&all, &alone, 1, None).unwrap().iter().all(|s| s.action == Action::Stop && s.to == 1));
+    }
+
+    #[test]
+    fn as_many_at_a_time_as_is_set_or_as_there_are_processors() {
+        for (set, processors, want) in [(0, 1, 2), (0, 4, 4), (0, 64, 8), (1, 64, 1), (20, 1, 20), (-1, 1, 2)] {
+            assert_eq!(width(set, processors), want, "{set} {processors}");
+        }
     }
 
     #[test]

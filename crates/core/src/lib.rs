@@ -18,6 +18,7 @@ pub mod net;
 pub mod placement;
 pub mod plan;
 pub mod project;
+pub mod quorum;
 pub mod roles;
 pub mod snapshot_name;
 pub mod version;

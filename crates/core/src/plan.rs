@@ -35,6 +35,19 @@ pub enum Action {
     Start,
 }
 
+impl Action {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Action::Leave => "leave",
+            Action::Stop => "stop",
+            Action::ForceStop => "force-stop",
+            Action::Migrate => "migrate",
+            Action::Start => "start",
+        }
+    }
+}
+
 /// One instance's part of a plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -56,6 +69,18 @@ pub struct Step {
     pub timeout: u64,
     /// Why this and nothing else, for `--dry-run` and the result.
     pub why: String,
+}
+
+impl Step {
+    /// True if the instance ran when the plan was made and was stopped where it is, if `here` says that it still is
+    /// there: when the plan is cancelled it is started again.
+    pub const fn starts_again(&self, here: bool) -> bool {
+        match self.action {
+            Action::Stop | Action::ForceStop => true,
+            Action::Migrate => self.start && here,
+            Action::Leave | Action::Start => false,
+        }
+    }
 }
 
 /// What a runner sees of a migrating instance: all of it can be read again after a crash.

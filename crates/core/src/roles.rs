@@ -290,6 +290,26 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_is_emptied_hands_over_and_gives_its_vote_away() {
+        let resting = |m: Member| Member { in_maintenance: true, ..m };
+        let m = |id, voter| member(id, voter, true, "a");
+        let voters = |add: &[u64], remove: &[u64]| Some(Step::Voters(Change { add: add.into(), remove: remove.into() }));
+        // Of two members the other one has to vote before it can lead.
+        let mut two = vec![resting(m(1, true)), m(2, false)];
+        assert_eq!(next(&two, 3, 1), voters(&[2], &[]));
+        two[1].voter = true;
+        assert_eq!(next(&two, 3, 1), Some(Step::HandOver(2)));
+        assert_eq!(next(&two, 3, 2), voters(&[], &[1]));
+        // Of three it keeps its vote: the two others alone would be an even number.
+        let three = vec![resting(m(1, true)), Member { matched: 9, ..m(2, true) }, m(3, true)];
+        assert_eq!((next(&three, 3, 1), next(&three, 3, 3)), (Some(Step::HandOver(3)), None));
+        // With a fourth one it doesn't.
+        let four = vec![resting(m(1, true)), m(2, true), m(3, true), m(4, false)];
+        assert_eq!(next(&four, 3, 2), voters(&[4], &[1]));
+        assert_eq!(next(&[resting(m(1, true))], 3, 1), None);
+    }
+
+    #[test]
     fn a_database_client_and_a_member_in_maintenance_do_not_get_a_seat() {
         let mut members: Vec<Member> = (1..=5).map(|id| member(id, id == 1, true, "a")).collect();
         members[1].client_only = true;

@@ -82,6 +82,12 @@ impl Operation {
         self.cancel.clone()
     }
 
+    /// Lets it know that it is to end early.
+    pub fn begin_cancelling(&self) {
+        self.cancel.cancel();
+        self.set_status(StatusCode::Cancelling, None);
+    }
+
     /// Waits until it has ended, for at most `timeout`; as clients see it then.
     pub async fn wait(&self, timeout: Option<Duration>) -> View {
         let mut ended = self.ended.subscribe();
@@ -112,6 +118,9 @@ impl Operation {
     }
 
     fn set_status(&self, status: StatusCode, error: Option<&Error>) {
+        if *self.ended.borrow() {
+            return;
+        }
         self.change(|view| {
             view.status = status.name().into();
             view.status_code = status.code();
@@ -239,11 +248,11 @@ impl Operations {
         if !view.may_cancel {
             return Err(Error::new(Kind::BadRequest, "This operation can't be cancelled"));
         }
-        operation.cancel.cancel();
         if view.class == Class::Token.as_str() {
+            operation.cancel.cancel();
             self.end_token(id);
         } else {
-            operation.set_status(StatusCode::Cancelling, None);
+            operation.begin_cancelling();
         }
         Ok(())
     }
@@ -336,6 +345,8 @@ mod tests {
         assert_eq!(operations.cancel(&bad.id()).unwrap_err().message, "This operation can't be cancelled");
         operations.cancel(&stuck.id()).unwrap();
         assert_eq!(stuck.wait(None).await.status, "Cancelled");
+        operations.cancel(&stuck.id()).unwrap();
+        assert_eq!(stuck.view().status, "Cancelled", "what has ended stays so");
         assert_eq!(operations.get("x").map(|_| ()).unwrap_err().message, "Operation not found");
     }
 

@@ -22,6 +22,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Request, Response};
 use tokio::sync::{OwnedMutexGuard, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
 use crate::edge::{Body, Cx, Router};
@@ -147,6 +148,8 @@ pub struct Source<'a> {
     pub volume: &'a Volume,
     /// What of it.
     pub part: Part,
+    /// Ends it before it is done.
+    pub stop: CancellationToken,
 }
 
 /// Gets a volume from another member into a pool of this one; replaces nothing: a conflict if it is there. Nothing is
@@ -171,7 +174,14 @@ pub async fn fetch_locked(
     }));
     let (so_far, mut broken) = (AtomicU64::new(0), None);
     loop {
-        let piece = match tokio::time::timeout(SILENCE, body.frame()).await {
+        let frame = tokio::select! {
+            frame = tokio::time::timeout(SILENCE, body.frame()) => frame,
+            () = source.stop.cancelled() => {
+                broken = Some(Error::conflict("It was cancelled"));
+                break;
+            }
+        };
+        let piece = match frame {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             Ok(Some(Err(e))) => {

@@ -38,7 +38,7 @@ words! {
     State {
         /// It is being carried out.
         Running = "running";
-        /// It is being undone.
+        /// It is to be cancelled: what is begun ends or is put back.
         Undoing = "undoing";
         /// It was carried out, though perhaps not for every instance.
         Done = "done";
@@ -69,6 +69,8 @@ words! {
         Failed = "failed";
         /// It was not needed any more.
         Skipped = "skipped";
+        /// The plan was cancelled before it was done; nothing of it is left.
+        Cancelled = "cancelled";
     }
 }
 
@@ -242,6 +244,12 @@ pub fn is_run_by(tx: &Tx<'_>, id: i64, member: i64) -> Result<bool> {
     Ok(tx.one(sql, (id, member), |_| Ok(()))?.is_some())
 }
 
+/// Notes that a plan is to be cancelled; false if it has ended.
+pub fn cancel(tx: &Tx<'_>, uuid: &str) -> Result<bool> {
+    let sql = "UPDATE plans SET state = 'undoing' WHERE uuid = ?1 AND state IN ('running', 'undoing')";
+    Ok(tx.run(sql, [uuid])? > 0)
+}
+
 /// Records that a member begins a step, which may have been begun before.
 pub fn begin_step(tx: &Tx<'_>, id: i64, number: usize, member: i64, now: Timestamp) -> Result<()> {
     let sql = "UPDATE plan_steps SET state = ?3, member = ?4, started_at = ?5 WHERE plan_id = ?1 AND number = ?2";
@@ -310,7 +318,11 @@ mod tests {
         end_step(&tx, id, 0, StepState::Done, "").unwrap();
         end_step(&tx, id, 1, StepState::Failed, "no room").unwrap();
         assert_eq!(end_step(&tx, id, 2, StepState::Done, "").unwrap_err().message, "Plan not found");
+        assert!(cancel(&tx, "u").unwrap() && !cancel(&tx, "v").unwrap());
+        assert_eq!(unfinished(&tx).unwrap()[0].state, State::Undoing, "a wish, not the end");
+        assert!(is_run_by(&tx, id, 1).unwrap());
         set_state(&tx, id, State::Done, "", at(4)).unwrap();
+        assert!(!cancel(&tx, "u").unwrap(), "it has ended");
         assert!(set_state(&tx, id, State::Failed, "late", at(5)).is_err());
         assert!(unfinished(&tx).unwrap().is_empty() && !is_run_by(&tx, id, 1).unwrap());
         let got = get(&tx, "u").unwrap();

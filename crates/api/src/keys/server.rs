@@ -22,6 +22,9 @@ fn between(n: i64, low: i64, high: i64) -> Result<(), String> {
 }
 
 crate::keys! { SERVER {
+    /// How many instances an evacuation or restore looks after at the same time, and how many a member takes in at the
+    /// same time; 0 for one per processor, but at least 2 and at most 8. Incus has no such key.
+    EVACUATION_PARALLEL: i64 = "cluster.evacuation.parallel", "0", Global, |n| between(*n, 0, 1000);
     /// Seconds of silence after which the instances of a member are started elsewhere; 0 never does.
     HEALING_THRESHOLD: i64 = "cluster.healing_threshold", "0", Global,
         |n| if *n >= 0 { Ok(()) } else { Err("Value must not be negative".into()) };
@@ -57,7 +60,8 @@ crate::keys! { SERVER {
     METRICS_AUTHENTICATION: bool = "core.metrics_authentication", "true", Global;
     /// How long a trust token is good for; empty for ever.
     REMOTE_TOKEN_EXPIRY: String = "core.remote_token_expiry", "", Global, |v| expiry(v);
-    /// What happens to instances when the machine goes down: `shutdown` or `evacuate`.
+    /// What happens to instances when the machine goes down: `shutdown` stops them, `evacuate` empties the member first,
+    /// within `core.shutdown_timeout`; it then stays evacuated until somebody restores it.
     SHUTDOWN_ACTION: String = "core.shutdown_action", "shutdown", Global,
         |v| one_of(v, &["shutdown", "evacuate"]);
     /// Minutes that running operations get at a shutdown.

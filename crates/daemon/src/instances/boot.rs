@@ -104,9 +104,11 @@ pub async fn autostart(daemon: &Arc<Daemon>) {
     }
 }
 
-/// Stops all instances of this member because the machine goes down: those of the highest priority first, those of
-/// the same priority at the same time. They are started again when it is back.
+/// Looks after all instances of this member because the machine goes down. They go elsewhere if the configuration says
+/// so; the others are stopped, those of the highest priority first, those of the same priority at the same time, and
+/// started again when the machine is back.
 pub async fn shut_down(daemon: &Arc<Daemon>) {
+    crate::plans::evacuate_first(daemon).await;
     let mut all = match of_this_member(daemon).await {
         Ok(all) => all,
         Err(e) => return tracing::warn!("stopping instances: {e}"),

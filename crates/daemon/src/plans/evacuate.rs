@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use api::cluster::{ClusterMemberPlan, ClusterMemberPlanStep};
+use api::event::Requestor;
 use api::key::Read as _;
 use api::{Error, Result};
 use db::Tx;
@@ -9,10 +11,11 @@ use db::instances::Filter;
 use db::members::{Event, State};
 use db::plans::Kind;
 use incus_core::evacuate as planner;
+use incus_core::placement::Candidate;
 use incus_core::plan::{Action, Mode, Step};
+use incus_core::quorum::{self, Left};
 
-use super::{Body, Part, Spot, Wanted, begin, must_be_free};
-use crate::edge::Cx;
+use super::{Body, Part, Spot, Wanted, begin, member, must_be_free};
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::{Operation, Resources};
 use crate::services::pools;
@@ -21,27 +24,88 @@ use crate::state::Daemon;
 /// Notes the name of the member from which an evacuation has taken an instance.
 pub const ORIGIN: &str = "volatile.evacuate.origin";
 
-/// Empties this member.
-pub async fn evacuate(cx: &Cx, mode: Option<Mode>) -> Result<Arc<Operation>> {
-    let (daemon, requestor) = (cx.daemon.clone(), cx.caller.requestor());
-    let members = placing::candidates(&daemon).await?;
-    let own = daemon.member_id();
-    let mode = if members.len() == 1 { Some(alone(mode)?) } else { mode };
-    begin(&cx.daemon, about_member(Kind::Evacuate), move |tx| {
-        db::members::advance(tx, own, Event::Evacuate)?;
+/// What an evacuation of this member is decided by, beside what the transaction reads.
+#[derive(Clone)]
+struct Evacuation {
+    members: Vec<Candidate>,
+    mode: Option<Mode>,
+    own: i64,
+}
+
+impl Evacuation {
+    async fn prepare(daemon: &Arc<Daemon>, mode: Option<Mode>) -> Result<Evacuation> {
+        let members = placing::candidates(daemon).await?;
+        let mode = if members.len() == 1 { Some(alone(mode)?) } else { mode };
+        Ok(Evacuation { members, mode, own: daemon.member_id() })
+    }
+
+    /// Decides what becomes of each instance; changes nothing.
+    fn decide(&self, daemon: &Daemon, tx: &Tx<'_>) -> Result<Vec<Part>> {
+        let own = self.own;
         let here = loaded(tx, |tx| db::instances::list(tx, Filter { member: Some(own), ..Filter::default() }))?;
         let remote = pools::remote_names(tx)?;
-        let known = here.iter().map(|l| known(&daemon, l, &remote)).collect::<Result<Vec<_>>>()?;
-        let steps = planner::evacuate(&known, &members, own, mode)?;
+        let known = here.iter().map(|l| known(daemon, l, &remote)).collect::<Result<Vec<_>>>()?;
+        let steps = planner::evacuate(&known, &self.members, own, self.mode)?;
         let name = db::members::get(tx, own)?.name;
         let parts = here.iter().zip(steps).map(|(l, step)| {
             let before = l.row.config.get(ORIGIN).cloned();
             let after = origin(tx, before.as_deref(), &name)?;
             part(tx, l, step, before, Some(after))
         });
-        Ok(Body { parts: parts.collect::<Result<_>>()?, requestor: Some(requestor.clone()) })
+        parts.collect()
+    }
+}
+
+/// Empties this member. With `even_if_last` also if the others then have no majority.
+pub async fn evacuate(
+    daemon: &Arc<Daemon>,
+    requestor: Option<Requestor>,
+    mode: Option<Mode>,
+    even_if_last: bool,
+) -> Result<Arc<Operation>> {
+    let evacuation = Evacuation::prepare(daemon, mode).await?;
+    let warnings = match without(daemon) {
+        Err(e) if even_if_last => vec![e.message],
+        other => other?.into_iter().collect(),
+    };
+    let wanted = Wanted { warnings, ..about_member(Kind::Evacuate) };
+    let decider = daemon.clone();
+    begin(daemon, wanted, move |tx| {
+        db::members::advance(tx, evacuation.own, Event::Evacuate)?;
+        Ok(Body { parts: evacuation.decide(&decider, tx)?, requestor: requestor.clone() })
     })
     .await
+}
+
+/// What [`evacuate`] would do.
+pub async fn evacuation(daemon: &Arc<Daemon>, mode: Option<Mode>) -> Result<ClusterMemberPlan> {
+    let evacuation = Evacuation::prepare(daemon, mode).await?;
+    let warnings = without(daemon)?.into_iter().collect();
+    let decider = daemon.clone();
+    let decide = move |tx: &Tx<'_>| {
+        db::members::get(tx, evacuation.own)?.state.after(Event::Evacuate)?;
+        evacuation.decide(&decider, tx)
+    };
+    Ok(shown(daemon, &daemon.view(decide).await?, warnings))
+}
+
+/// Whether the database can do without this member: what a person is told of that, or why it can't.
+fn without(daemon: &Daemon) -> Result<Option<String>> {
+    let (snapshot, status) = (daemon.snapshot(), daemon.db().status());
+    let members = daemon.health().voting(&status, &snapshot.members, &snapshot.config);
+    let leader = status.leader.unwrap_or_else(|| daemon.raft_id());
+    let name = daemon.name();
+    match quorum::without(&members, cluster::health::max_voters(&snapshot.config), leader, daemon.raft_id()) {
+        Left::Alone | Left::Enough => Ok(None),
+        Left::NoneToSpare { voters, left } => Ok(Some(format!(
+            "While \"{name}\" is switched off, {left} of the database's {voters} voters are there: if one more goes, \
+             nothing can be changed"
+        ))),
+        Left::Nothing { voters, left } => Err(Error::bad_request(format!(
+            "Without \"{name}\" the database has no majority: {left} of its {voters} voters would be left when it is \
+             switched off. Bring other members back first, or restore them, or remove those that are gone for good"
+        ))),
+    }
 }
 
 /// The mode in a cluster of one member.
@@ -67,34 +131,58 @@ fn origin(tx: &Tx<'_>, before: Option<&str>, own: &str) -> Result<String> {
     Ok(own.to_owned())
 }
 
+/// Decides what comes back to this member; changes nothing.
+fn decide_restore(daemon: &Daemon, tx: &Tx<'_>, own: i64, skip: bool) -> Result<Vec<Part>> {
+    let name = db::members::get(tx, own)?.name;
+    let all = loaded(tx, |tx| db::instances::list(tx, Filter::default()))?;
+    let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(|l| l.row.member_id == own);
+    let guests = elsewhere.into_iter().filter(|l| l.row.config.get(ORIGIN) == Some(&name)).collect::<Vec<_>>();
+    let remote = pools::remote_names(tx)?;
+    let known = |l: &Loaded| known(daemon, l, &remote);
+    let (local, away) =
+        (here.iter().map(known).collect::<Result<Vec<_>>>()?, guests.iter().map(known).collect::<Result<Vec<_>>>()?);
+    let steps = planner::restore(&local, &away, own, skip);
+    let parts = here.iter().chain(&guests).zip(steps).map(|(l, step)| {
+        let before = l.row.config.get(ORIGIN).cloned();
+        part(tx, l, step, before, None)
+    });
+    parts.collect()
+}
+
 /// Brings this member back; with `skip` the instances stay where they are.
-pub async fn restore(cx: &Cx, skip: bool) -> Result<Arc<Operation>> {
-    let (daemon, requestor) = (cx.daemon.clone(), cx.caller.requestor());
-    let own = daemon.member_id();
-    begin(&cx.daemon, about_member(Kind::Restore), move |tx| {
+pub async fn restore(daemon: &Arc<Daemon>, requestor: Option<Requestor>, skip: bool) -> Result<Arc<Operation>> {
+    let (own, decider) = (daemon.member_id(), daemon.clone());
+    begin(daemon, about_member(Kind::Restore), move |tx| {
         db::members::advance(tx, own, Event::Restore)?;
-        let name = db::members::get(tx, own)?.name;
-        let all = loaded(tx, |tx| db::instances::list(tx, Filter::default()))?;
-        let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(|l| l.row.member_id == own);
-        let guests = elsewhere.into_iter().filter(|l| l.row.config.get(ORIGIN) == Some(&name)).collect::<Vec<_>>();
-        let remote = pools::remote_names(tx)?;
-        let known = |l: &Loaded| known(&daemon, l, &remote);
-        let (local, away) = (
-            here.iter().map(known).collect::<Result<Vec<_>>>()?,
-            guests.iter().map(known).collect::<Result<Vec<_>>>()?,
-        );
-        let steps = planner::restore(&local, &away, own, skip);
-        let parts = here.iter().chain(&guests).zip(steps).map(|(l, step)| {
-            let before = l.row.config.get(ORIGIN).cloned();
-            part(tx, l, step, before, None)
-        });
-        Ok(Body { parts: parts.collect::<Result<_>>()?, requestor: Some(requestor.clone()) })
+        Ok(Body { parts: decide_restore(&decider, tx, own, skip)?, requestor: requestor.clone() })
     })
     .await
 }
 
+/// What [`restore`] would do.
+pub async fn restoration(daemon: &Arc<Daemon>, skip: bool) -> Result<ClusterMemberPlan> {
+    let (own, decider) = (daemon.member_id(), daemon.clone());
+    let decide = move |tx: &Tx<'_>| {
+        db::members::get(tx, own)?.state.after(Event::Restore)?;
+        decide_restore(&decider, tx, own, skip)
+    };
+    Ok(shown(daemon, &daemon.view(decide).await?, Vec::new()))
+}
+
+/// A plan that was only made to be looked at.
+fn shown(daemon: &Daemon, parts: &[Part], warnings: Vec<String>) -> ClusterMemberPlan {
+    let steps = parts.iter().map(|Part { step, .. }| ClusterMemberPlanStep {
+        project: step.project.clone(),
+        instance: step.name.clone(),
+        action: step.action.as_str().to_owned(),
+        target: member::name(daemon, step.to),
+        reason: step.why.clone(),
+    });
+    ClusterMemberPlan { steps: steps.collect(), warnings }
+}
+
 fn about_member(kind: Kind) -> Wanted {
-    Wanted { kind, resources: Resources::new(), project: String::new() }
+    Wanted { kind, resources: Resources::new(), project: String::new(), warnings: Vec::new() }
 }
 
 /// Instances with what their profiles add.

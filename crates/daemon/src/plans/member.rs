@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use api::internal::{InstanceFacts, InstanceTask, Task};
 use api::operation::StatusCode;
 use api::{Error, Kind, Result};
+use db::plans::State;
 use drivers::storage::{self, Volume};
+use tokio_util::sync::CancellationToken;
 
-use super::point;
+use super::{gate, point};
 use crate::blocking;
 use crate::edge::Cx;
 use crate::instances::{self, start, stop};
@@ -86,6 +88,7 @@ pub async fn serve(cx: Cx, task: InstanceTask) -> Result<InstanceFacts> {
 
 async fn perform(daemon: Arc<Daemon>, task: InstanceTask) -> Result<InstanceFacts> {
     let volume = Volume { kind: storage::Kind::Container, name: task.volume.clone() };
+    let width = gate::width(&daemon.snapshot().config);
     if !matches!(task.what, Task::Look) {
         point::pass(&daemon, &format!("member:{}:before", task.what.word())).await;
     }
@@ -95,9 +98,15 @@ async fn perform(daemon: Arc<Daemon>, task: InstanceTask) -> Result<InstanceFact
         Task::Fetch { address, pool, volume: from } => {
             let from = Volume { kind: storage::Kind::Container, name: from.clone() };
             let source = (!address.is_empty()).then_some(address.as_str());
-            fetch(&daemon, task.instance, source, (pool, &from), (&task.pool, &volume)).await?;
+            let _inside = daemon.plans.gate.enter(width).await;
+            let stop = daemon.plans.fetching(task.instance);
+            must_go_on(&daemon, &task.plan).await?;
+            fetch(&daemon, task.instance, source, (pool, &from), (&task.pool, &volume), stop).await?;
         }
-        Task::Start => begin(&daemon, task.instance, &task.plan).await?,
+        Task::Start => {
+            let _inside = daemon.plans.gate.enter(width).await;
+            begin(&daemon, task.instance, &task.plan).await?;
+        }
         Task::Remove => remove(&daemon, task.instance, &task.pool, &volume).await?,
     }
     if !matches!(task.what, Task::Look) {
@@ -145,6 +154,17 @@ async fn begin(daemon: &Arc<Daemon>, id: i64, plan: &str) -> Result<()> {
     Ok(())
 }
 
+/// Refuses if the plan is to be cancelled: what was asked for before comes too late.
+async fn must_go_on(daemon: &Arc<Daemon>, plan: &str) -> Result<()> {
+    let plan = plan.to_owned();
+    match daemon.db().read(move |tx| db::plans::get(tx, &plan)).await?.state {
+        State::Running => Ok(()),
+        State::Undoing | State::Done | State::Failed | State::Cancelled => {
+            Err(Error::conflict("The plan was cancelled"))
+        }
+    }
+}
+
 /// Gets the files of an instance; those that are here already came as a whole.
 async fn fetch(
     daemon: &Arc<Daemon>,
@@ -152,6 +172,7 @@ async fn fetch(
     address: Option<&str>,
     (from_pool, from): (&str, &Volume),
     (pool, volume): (&str, &Volume),
+    stop: CancellationToken,
 ) -> Result<()> {
     let _lock = volumes::lock(daemon, pool, volume).await?;
     let to = pools::open(daemon, pool).await?;
@@ -163,7 +184,7 @@ async fn fetch(
     let progress = move |bytes: u64| counted.store(bytes, Ordering::Relaxed);
     let done = match address {
         Some(address) => {
-            let source = volumes::Source { address, pool: from_pool, volume: from, part: storage::Part::Whole };
+            let source = volumes::Source { address, pool: from_pool, volume: from, part: storage::Part::Whole, stop };
             volumes::fetch_locked(daemon, &source, pool, volume, progress).await
         }
         None => {
@@ -183,6 +204,7 @@ async fn fetch(
 
 /// Removes files that no row gives to this member or to all, and what is left of the container beside them.
 async fn remove(daemon: &Arc<Daemon>, id: i64, pool: &str, volume: &Volume) -> Result<()> {
+    daemon.plans.stop_fetching(id);
     let _lock = volumes::lock(daemon, pool, volume).await?;
     let owned = volumes::owned(daemon, pool, volume).await?;
     let driver = pools::open(daemon, pool).await?;

@@ -6,6 +6,8 @@
 
 mod body;
 mod evacuate;
+mod gate;
+mod leaving;
 mod member;
 mod moving;
 pub mod point;
@@ -20,13 +22,15 @@ use api::Result;
 use db::Tx;
 use db::plans::{Kind, NewPlan, Plan};
 use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use crate::edge::Router;
 use crate::operations::{self, New, Operation, Resources};
 use crate::state::Daemon;
 
 pub use body::{Body, Part, Settings, Spot, claim, must_be_free, must_be_in_service};
-pub use evacuate::{ORIGIN, evacuate, restore, timeout};
+pub use evacuate::{ORIGIN, evacuate, evacuation, restoration, restore, timeout};
+pub use leaving::evacuate_first;
 
 /// How often it is looked whether a plan has no runner.
 const ROUND: Duration = Duration::from_millis(500);
@@ -40,6 +44,8 @@ pub struct Plans {
     active: Mutex<HashSet<String>>,
     received: Mutex<HashMap<i64, member::Counter>>,
     silent: Mutex<HashMap<i64, Instant>>,
+    fetching: Mutex<HashMap<i64, CancellationToken>>,
+    gate: gate::Gate,
 }
 
 impl Default for Plans {
@@ -49,6 +55,8 @@ impl Default for Plans {
             active: Mutex::default(),
             received: Mutex::default(),
             silent: Mutex::default(),
+            fetching: Mutex::default(),
+            gate: gate::Gate::default(),
         }
     }
 }
@@ -65,6 +73,20 @@ impl Plans {
 
     fn forget_count(&self, instance: i64) {
         lock(&self.received).remove(&instance);
+    }
+
+    /// What ends the fetching of an instance's files that now begins.
+    fn fetching(&self, instance: i64) -> CancellationToken {
+        let stop = CancellationToken::new();
+        lock(&self.fetching).insert(instance, stop.clone());
+        stop
+    }
+
+    /// Ends the fetching of an instance's files.
+    fn stop_fetching(&self, instance: i64) {
+        if let Some(stop) = lock(&self.fetching).remove(&instance) {
+            stop.cancel();
+        }
     }
 
     /// Takes note that this member runs a plan; false if it does already.
@@ -102,6 +124,8 @@ pub struct Wanted {
     pub resources: Resources,
     /// The project of the operation; empty if none.
     pub project: String,
+    /// What a person should know although it goes on.
+    pub warnings: Vec<String>,
 }
 
 /// Decides a plan in one transaction, stores it there and begins to carry it out.
@@ -136,8 +160,26 @@ pub async fn begin(
         daemon.plans.leave(&uuid);
         return Err(e);
     }
-    let new = New { id: uuid.clone(), ..daemon.operation(description(kind), &wanted.project, wanted.resources) };
+    let mut new = operation_of(daemon, kind, &uuid, &wanted.project, wanted.resources);
+    if !wanted.warnings.is_empty() {
+        new.metadata.insert("warnings".into(), wanted.warnings.into());
+    }
     Ok(carry_out(daemon, new, uuid))
+}
+
+fn operation_of(daemon: &Daemon, kind: Kind, uuid: &str, project: &str, resources: Resources) -> New {
+    let new = daemon.operation(description(kind), project, resources);
+    New { id: uuid.to_owned(), may_cancel: true, ..new }
+}
+
+/// Notes that the plan with that UUID is to be cancelled, so that a crash does not forget it; nothing if this member
+/// runs none of that UUID.
+pub async fn cancel(daemon: &Arc<Daemon>, uuid: &str) -> Result<()> {
+    if daemon.plans.runs(uuid) {
+        let id = uuid.to_owned();
+        daemon.db().write(move |tx| db::plans::cancel(tx, &id)).await?;
+    }
+    Ok(())
 }
 
 const fn description(kind: Kind) -> &'static str {
@@ -210,8 +252,7 @@ async fn round(daemon: &Arc<Daemon>) -> Result<()> {
 fn resume(daemon: &Arc<Daemon>, plan: Plan) {
     if daemon.plans.take(&plan.uuid) {
         let resources = Body::of(&plan).map(|body| runner::resources(&body)).unwrap_or_default();
-        let project = runner::project(&plan);
-        let new = New { id: plan.uuid.clone(), ..daemon.operation(description(plan.kind), &project, resources) };
+        let new = operation_of(daemon, plan.kind, &plan.uuid, &runner::project(&plan), resources);
         carry_out(daemon, new, plan.uuid);
     }
 }

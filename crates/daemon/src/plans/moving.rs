@@ -186,6 +186,9 @@ impl Moving<'_> {
             (true, source, Err(e)) => return Err(self.arrived_unseen(source.is_ok(), e).await),
         };
         let facts = self.facts(seen.committed, source, target);
+        if !seen.committed && self.run.cancelled() {
+            return Err(self.give_up().await);
+        }
         match facts.next() {
             Do::StopOnSource => self.stop().await,
             Do::Copy => self.copy().await,
@@ -248,9 +251,12 @@ impl Moving<'_> {
             Ok(address) => Task::Fetch { address, pool, volume },
             Err(e) => return self.after(Err(e)).await,
         };
+        let stop = self.run.operation.cancelled();
         let fetched = tokio::select! {
             fetched = self.ask_target(what) => fetched,
             e = self.source_gone() => Err(e),
+            // The next turn gives it up.
+            () = stop.cancelled() => return Ok(()),
             never = self.tell_progress() => match never {},
         };
         point(self.run, "copy", "after").await;
@@ -341,6 +347,19 @@ impl Moving<'_> {
             None => Err(Outcome::Abandoned),
             Some(Ok(())) => Err(self.put_back(e).await),
             Some(Err(_)) => Err(Outcome::Failed(e.context("It was moved but doesn't start there"))),
+        }
+    }
+
+    /// The plan is cancelled and the instance has not gone: all is as it was.
+    async fn give_up(&self) -> Outcome {
+        // Also what is still coming in.
+        let removed = self.ask_target(Task::Remove).await;
+        match self.put_back(Error::internal("It was cancelled")).await {
+            Outcome::Failed(e) if e.message == "It was cancelled" => match removed {
+                Ok(_) => Outcome::Cancelled("it is where it was".into()),
+                Err(e) => Outcome::Cancelled(format!("it is where it was; removing the copy: {e}")),
+            },
+            other => other,
         }
     }
 

@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::body::{Body, Part};
-use super::{member, moving};
+use super::{gate, member, moving};
 use crate::operations::{Operation, Resources};
 use crate::state::Daemon;
 use crate::{events, instances};
@@ -44,6 +44,8 @@ pub enum Outcome {
     Skipped(String),
     /// It could not be done.
     Failed(Error),
+    /// The plan is cancelled, and nothing of it is left; more about it.
+    Cancelled(String),
     /// Another member has taken the plan over: nothing more is done here.
     Abandoned,
 }
@@ -74,25 +76,26 @@ pub async fn run(daemon: &Arc<Daemon>, uuid: &str, operation: &Arc<Operation>) -
     }
     let body = Body::of(&plan)?;
     let run = Run { daemon, plan, body, operation };
+    if run.plan.state == State::Undoing {
+        operation.begin_cancelling();
+    }
     let open = run.plan.steps.iter().filter(|s| matches!(s.state, StepState::Waiting | StepState::Running));
     let numbers: Vec<usize> = open.map(|s| s.number).collect();
     let abandoned = futures::stream::iter(numbers)
         .map(|number| run.step(number))
-        .buffer_unordered(width())
+        .buffer_unordered(gate::width(&daemon.snapshot().config))
         .fold(false, async |any, abandoned| any || abandoned)
         .await;
-    if !abandoned && let Some(done) = run.finish().await {
-        return done;
+    if !abandoned {
+        run.start_again().await;
+        if let Some(done) = run.finish().await {
+            return done;
+        }
     }
     // What was stopped here and has not gone runs again.
     let daemon = daemon.clone();
     tokio::spawn(async move { instances::boot::autostart(&daemon).await });
     Err(Error::unavailable("This member was taken for offline, and another one has ended what it was doing"))
-}
-
-/// How many instances are looked after at the same time.
-fn width() -> usize {
-    std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
 }
 
 impl Run<'_> {
@@ -123,10 +126,53 @@ impl Run<'_> {
         }
     }
 
+    /// True if the plan is to be cancelled: nothing more is begun.
+    pub fn cancelled(&self) -> bool {
+        self.operation.cancelled().is_cancelled()
+    }
+
+    /// The steps as they are now, unless that cannot be read.
+    async fn steps(&self) -> Vec<db::plans::Step> {
+        loop {
+            let uuid = self.plan.uuid.clone();
+            match self.daemon.db().read(move |tx| db::plans::get(tx, &uuid)).await {
+                Err(e) if e.retryable() => tokio::time::sleep(AGAIN).await,
+                other => return other.map(|plan| plan.steps).unwrap_or_default(),
+            }
+        }
+    }
+
+    /// After a cancelled evacuation: what was stopped where it is runs again.
+    async fn start_again(&self) {
+        if self.plan.kind != Kind::Evacuate || !self.cancelled() {
+            return;
+        }
+        let steps = self.steps().await;
+        if !steps.iter().any(|s| s.state == StepState::Cancelled) {
+            return;
+        }
+        let done = self.body.parts.iter().zip(&steps).filter(|(_, s)| s.state == StepState::Done);
+        futures::stream::iter(done.map(|(part, _)| part))
+            .for_each_concurrent(gate::width(&self.daemon.snapshot().config), async |part| {
+                let (id, from) = (part.step.instance, part.step.from);
+                let here = self.daemon.db().read(move |tx| Ok(db::instances::by_id(tx, id)?.member_id == from)).await;
+                if !part.step.starts_again(here.unwrap_or(false)) {
+                    return;
+                }
+                let start = moving::task(self, part, &part.source, Task::Start);
+                if let Err(e) = member::ask(self.daemon, from, &start).await {
+                    tracing::warn!("starting {} in project {} again: {e}", part.step.name, part.step.project);
+                }
+            })
+            .await;
+    }
+
     /// Carries out a step; true if another member has taken the plan over.
     async fn step(&self, number: usize) -> bool {
         let part = &self.body.parts[number];
+        let begun = self.plan.steps.iter().any(|s| s.number == number && s.state == StepState::Running);
         let outcome = match part.step.action {
+            _ if self.cancelled() && !begun => Outcome::Cancelled("it was not begun".into()),
             Action::Leave => Outcome::Skipped(part.step.why.clone()),
             Action::Stop => self.stop(number, part, false).await,
             Action::ForceStop => self.stop(number, part, true).await,
@@ -136,6 +182,7 @@ impl Run<'_> {
         let (state, result) = match outcome {
             Outcome::Done(text) => (StepState::Done, text),
             Outcome::Skipped(text) => (StepState::Skipped, text),
+            Outcome::Cancelled(text) => (StepState::Cancelled, text),
             Outcome::Failed(e) => {
                 tracing::warn!("{} in project {}: {e}", part.step.name, part.step.project);
                 (StepState::Failed, e.message)
@@ -197,14 +244,19 @@ impl Run<'_> {
             .write(move |tx| {
                 let steps = db::plans::get(tx, &uuid)?.steps;
                 let failed = failures(&body, &steps);
+                let cancelled = steps.iter().any(|s| s.state == StepState::Cancelled);
                 if let Some(member) = about
-                    && let Some(event) = end_of(kind, failed.is_empty())
+                    && let Some(event) = end_of(kind, failed.is_empty() && !cancelled)
                     && let Err(e) = db::members::advance(tx, member, event)
                 {
                     // It was removed, or somebody has set its state by hand: the plan ends all the same.
                     tracing::warn!("ending the maintenance of member {member}: {e}");
                 }
-                let state = if failed.is_empty() { State::Done } else { State::Failed };
+                let state = match (cancelled, failed.is_empty()) {
+                    (true, _) => State::Cancelled,
+                    (false, true) => State::Done,
+                    (false, false) => State::Failed,
+                };
                 let now = Timestamp::now();
                 db::plans::set_state(tx, id, state, &failed, now)?;
                 db::plans::prune(tx, now.checked_sub(KEPT).unwrap_or(Timestamp::UNIX_EPOCH))?;
@@ -218,6 +270,9 @@ impl Run<'_> {
         let _ = self.daemon.refresh().await;
         let results: Vec<Value> = self.body.parts.iter().zip(&steps).map(|(part, step)| shown(part, step)).collect();
         self.operation.report([("results".to_owned(), Value::from(results))]);
+        if steps.iter().any(|s| s.state == StepState::Cancelled) {
+            return Some(Err(Error::internal(was_cancelled(kind, &self.body, &steps, &failed))));
+        }
         if failed.is_empty() {
             self.tell_all();
             return Some(Ok(()));
@@ -245,7 +300,7 @@ impl Run<'_> {
 
 /// What happens to the member when the plan ends.
 ///
-/// An evacuation that has not looked after every instance is over: the member is in service again, what has gone stays
+/// An evacuation that was cancelled, or has not looked after every instance, is over: the member is in service again, what has gone stays
 /// where it is and comes home when somebody restores the member. A restored member is in service in any case.
 const fn end_of(kind: Kind, all_done: bool) -> Option<Event> {
     match (kind, all_done) {
@@ -254,6 +309,28 @@ const fn end_of(kind: Kind, all_done: bool) -> Option<Event> {
         (Kind::Restore, _) => Some(Event::RestoreDone),
         (Kind::Move, _) => None,
     }
+}
+
+/// What a person is told of a plan that was cancelled.
+fn was_cancelled(kind: Kind, body: &Body, steps: &[db::plans::Step], failed: &str) -> String {
+    let migrates = |part: &Part| part.step.action == Action::Migrate;
+    let moved = body.parts.iter().zip(steps).filter(|(part, s)| migrates(part) && s.state == StepState::Done).count();
+    let mut text = match kind {
+        Kind::Move => "The move was cancelled: the instance is where it was".to_owned(),
+        Kind::Evacuate => format!(
+            "The evacuation was cancelled: the cluster member is back in service; what has moved ({moved} of {}) stays \
+             where it is until the member is restored",
+            body.parts.len()
+        ),
+        Kind::Restore => format!(
+            "The restore was cancelled: the cluster member is in service; {moved} instances have come back, the others \
+             stay where they are until it is restored again"
+        ),
+    };
+    if !failed.is_empty() {
+        text += &format!("; {failed}");
+    }
+    text
 }
 
 /// The steps that failed, in words; empty if none did.

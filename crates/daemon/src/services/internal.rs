@@ -31,7 +31,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::INSTANCES, super::instances::states);
 }
 
-async fn shutdown(cx: Cx, _: Value) -> Result<()> {
+async fn shutdown(cx: Cx, (): ()) -> Result<()> {
     let daemon = cx.daemon.clone();
     if !cx.flag("force") {
         crate::start::finish_operations(&daemon).await;

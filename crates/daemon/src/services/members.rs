@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::cluster::{
-    ClusterMember, ClusterMemberPost, ClusterMemberPut, ClusterMemberState, ClusterMemberStatePost,
+    ClusterMember, ClusterMemberPlan, ClusterMemberPost, ClusterMemberPut, ClusterMemberState, ClusterMemberStatePost,
     ClusterMemberSysInfo, ClusterMembersPost,
 };
 use api::key::Read as _;
@@ -31,6 +31,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::cluster::MEMBER_REMOVE, super::removal::remove);
     r.sync(&api::cluster::MEMBER_STATE, state);
     r.operation(&api::cluster::MEMBER_STATE_POST, change_state);
+    r.sync(&api::cluster::MEMBER_STATE_PLAN, plan_state);
     r.sync(&api::cluster::CERTIFICATE, super::cluster_certificate::put);
 }
 
@@ -261,13 +262,37 @@ async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operat
     cx.daemon.must_be_clustered()?;
     let name = cx.arg(0).to_owned();
     cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
-    match body.action.as_str() {
-        "evacuate" => plans::evacuate(&cx, Mode::parse(&body.mode)?).await,
-        "restore" => match body.mode.as_str() {
-            "" | "skip" => plans::restore(&cx, body.mode == "skip").await,
-            other => Err(Error::bad_request(format!("Invalid restore mode \"{other}\""))),
-        },
-        other => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
+    let requestor = Some(cx.caller.requestor());
+    match Change::parse(&body)? {
+        Change::Evacuate(mode) => plans::evacuate(&cx.daemon, requestor, mode, false).await,
+        Change::Restore { skip } => plans::restore(&cx.daemon, requestor, skip).await,
+    }
+}
+
+async fn plan_state(cx: Cx, body: ClusterMemberStatePost) -> Result<ClusterMemberPlan> {
+    cx.daemon.must_be_clustered()?;
+    let name = cx.arg(0).to_owned();
+    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
+    match Change::parse(&body)? {
+        Change::Evacuate(mode) => plans::evacuation(&cx.daemon, mode).await,
+        Change::Restore { skip } => plans::restoration(&cx.daemon, skip).await,
+    }
+}
+
+/// What the state of a member is to become.
+enum Change {
+    Evacuate(Option<Mode>),
+    Restore { skip: bool },
+}
+
+impl Change {
+    fn parse(body: &ClusterMemberStatePost) -> Result<Change> {
+        match (body.action.as_str(), body.mode.as_str()) {
+            ("evacuate", mode) => Ok(Change::Evacuate(Mode::parse(mode)?)),
+            ("restore", "" | "skip") => Ok(Change::Restore { skip: body.mode == "skip" }),
+            ("restore", other) => Err(Error::bad_request(format!("Invalid restore mode \"{other}\""))),
+            (other, _) => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
+        }
     }
 }
 

@@ -109,6 +109,7 @@ async fn delete(cx: Cx, (): ()) -> Result<()> {
         find(&cx)?;
     }
     let revoked = tokens::revoke(&cx.daemon, &id).await?;
+    crate::plans::cancel(&cx.daemon, &id).await?;
     match cx.daemon.operations.cancel(&id) {
         Err(_) if revoked => Ok(()),
         done => done,

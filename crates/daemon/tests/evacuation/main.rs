@@ -1,7 +1,10 @@
 //! Moving instances, emptying members and bringing them back, on real daemons with real containers.
 #![allow(clippy::unwrap_used)]
 
+mod asked;
+mod cancel;
 mod crash;
+mod leaving;
 mod lost;
 mod world;
 

@@ -10,6 +10,7 @@ use db::snapshots::{NewSnapshot, Snapshot};
 use drivers::storage::{self, Part};
 use incus_core::expand::is_volatile;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
 use crate::edge::Cx;
@@ -103,7 +104,8 @@ impl Original {
                 .await?;
             }
             Some(address) => {
-                let source = Source { address: &address, pool: &self.pool, volume: &from, part: part.clone() };
+                let (whole, stop) = (part.clone(), CancellationToken::new());
+                let source = Source { address: &address, pool: &self.pool, volume: &from, part: whole, stop };
                 volumes::fetch_locked(daemon, &source, pool, &to, progress).await?;
             }
         }

@@ -46,6 +46,7 @@ pub async fn post(cx: Cx, l: Loaded, new: InstancePost) -> Result<Arc<Operation>
         kind: db::plans::Kind::Move,
         resources: resources(&l.row.project, &l.row.name),
         project: l.row.project.clone(),
+        warnings: Vec::new(),
     };
     plans::begin(&cx.daemon.clone(), about, move |tx| {
         plans::must_be_free(tx, l.row.id)?;

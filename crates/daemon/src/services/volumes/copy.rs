@@ -10,6 +10,7 @@ use db::volumes::{Volume as Row, VolumeType};
 use db::{Tx, volume_snapshots};
 use drivers::storage::{Driver, Part, Volume};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{create, files, home, must_see, resources, tell};
 use crate::blocking;
@@ -193,7 +194,8 @@ pub async fn bring(
     match elsewhere {
         Some(member) => {
             let address = address(daemon, member)?;
-            let source = Source { address: &address, pool: &from.row.pool, volume: &source, part: from.part.clone() };
+            let (part, stop) = (from.part.clone(), CancellationToken::new());
+            let source = Source { address: &address, pool: &from.row.pool, volume: &source, part, stop };
             volumes::fetch_locked(daemon, &source, &to.pool, &volume, report).await?;
         }
         None => {
