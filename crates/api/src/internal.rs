@@ -174,6 +174,8 @@ crate::endpoints! {
     PROFILE_CHANGED = POST "/internal/profiles/changed" (ProfileBefore) -> Sync<Vec<String>>, Member, At::Any, "";
     /// The runner of a plan asks for something to be done for an instance that changes its place.
     INSTANCE_TASK = POST "/internal/instances/task" (InstanceTask) -> Sync<InstanceFacts>, Member, At::Any, "";
+    /// The processors and the memory of this member, in the form of Incus's `GET /1.0/resources`.
+    RESOURCES = GET "/internal/resources" -> Sync<Value>, Member, At::Any, "";
     /// The instances that run on this member, by row id; with `?full=1`, with what they use.
     INSTANCES = GET "/internal/instances" -> Sync<BTreeMap<i64, InstanceRun>>, Member, At::Any, "";
 }

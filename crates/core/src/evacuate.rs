@@ -1,7 +1,7 @@
 //! Which instance goes where when a member is emptied, and when it comes back.
 
-use api::Result;
 use api::profile::Devices;
+use api::{Error, Result};
 
 use crate::placement::{self, Candidate, Target};
 use crate::plan::{Action, Mode, Step};
@@ -29,6 +29,68 @@ pub struct Instance {
     pub group: Option<String>,
     /// What ties it to this member (a device or pool), if anything does.
     pub tied: Option<String>,
+    /// The groups on whose members its project allows it; `None` for all members.
+    pub within: Option<Vec<String>>,
+    /// What the placement scriptlet says.
+    pub wish: Wish,
+}
+
+/// What the placement scriptlet says of an instance that leaves its member.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing, or there is none.
+    #[default]
+    None,
+    /// It goes to the member of that name.
+    Member(String),
+    /// It must not be placed: it is stopped where it is, as one that nobody can take.
+    Refused(String),
+    /// The scriptlet does not work: the instance goes where it would go without one.
+    Broken(String),
+}
+
+impl Instance {
+    /// True if an evacuation in that mode looks for another member for it.
+    pub const fn goes(&self, mode: Option<Mode>) -> bool {
+        let mode = match mode {
+            Some(mode) => mode,
+            None => self.mode,
+        };
+        match mode {
+            Mode::Stop | Mode::ForceStop | Mode::StatefulStop => false,
+            Mode::Auto => self.tied.is_none(),
+            Mode::Migrate | Mode::LiveMigrate => true,
+        }
+    }
+
+    /// The members that can take it, those with the fewest instances first.
+    pub fn eligible<'a>(&self, members: &'a [Candidate], not: &[i64]) -> Result<Vec<&'a Candidate>> {
+        let target = self.group.clone().map_or(Target::Any, Target::Group);
+        let mut not = not.to_vec();
+        if let Some(within) = &self.within {
+            let outside = members.iter().filter(|m| !within.iter().any(|group| m.groups.contains(group)));
+            not.extend(outside.map(|m| m.id));
+        }
+        placement::eligible(members, &target, &self.architecture, &not)
+    }
+
+    /// The member that takes it, and why that one.
+    pub fn destination<'a>(&self, members: &'a [Candidate], not: &[i64]) -> Result<(&'a Candidate, String)> {
+        let all = self.eligible(members, not)?;
+        let first = *all.first().ok_or_else(|| Error::internal("nobody can take it"))?;
+        let wished = |name: &String| all.iter().find(|m| m.name == *name).copied();
+        match &self.wish {
+            Wish::Refused(why) => Err(Error::bad_request(format!("the placement scriptlet refuses it: {why}"))),
+            Wish::Member(name) if let Some(member) = wished(name) => {
+                Ok((member, format!("the placement scriptlet has chosen {name}")))
+            }
+            Wish::Broken(why) => Ok((
+                first,
+                format!("{} has the fewest instances, the placement scriptlet doesn't work: {why}", first.name),
+            )),
+            Wish::None | Wish::Member(_) => Ok((first, format!("{} has the fewest instances", first.name))),
+        }
+    }
 }
 
 /// Plans the evacuation of the member `leaving`. `mode` overrides the instances' own.
@@ -51,19 +113,16 @@ fn evacuate_one(i: &Instance, members: &mut [Candidate], mode: Option<Mode>) -> 
         (Mode::Stop, _) => stop("its mode is \"stop\""),
         (Mode::ForceStop, _) => stop_by(Action::ForceStop, "its mode is \"force-stop\""),
         (Mode::Auto, Some(tie)) => stop(&format!("it can't leave this member: {tie}")),
-        _ => {
-            let target = i.group.clone().map_or(Target::Any, Target::Group);
-            match placement::choose(members, &target, &i.architecture, &[i.member]) {
-                Ok(to) => {
-                    let (to, name) = (to.id, to.name.clone());
-                    if let Some(taken) = members.iter_mut().find(|m| m.id == to) {
-                        taken.instances += 1;
-                    }
-                    step(i, Action::Migrate, to, i.running, &format!("{name} has the fewest instances"))
+        _ => match i.destination(members, &[i.member]) {
+            Ok((to, why)) => {
+                let to = to.id;
+                if let Some(taken) = members.iter_mut().find(|m| m.id == to) {
+                    taken.instances += 1;
                 }
-                Err(e) => stop(&e.message),
+                step(i, Action::Migrate, to, i.running, &why)
             }
-        }
+            Err(e) => stop(&e.message),
+        },
     })
 }
 
@@ -159,7 +218,52 @@ mod tests {
             timeout: 30,
             group: None,
             tied: tied.map(str::to_owned),
+            within: None,
+            wish: Wish::None,
         }
+    }
+
+    #[test]
+    fn the_scriptlet_and_the_project_have_a_say_in_where_it_goes() {
+        let mut members =
+            [member(1, Status::Evacuating, 1), member(2, Status::Online, 0), member(3, Status::Online, 5)];
+        members[2].groups.insert("far".into());
+        let here = instance("c", true, Mode::Auto, None);
+        let within = |groups: &[&str]| Some(groups.iter().map(|g| (*g).to_owned()).collect());
+        for (wish, within, want) in [
+            (Wish::None, None, (Action::Migrate, 2, "server2 has the fewest instances")),
+            (Wish::Member("server3".into()), None, (Action::Migrate, 3, "the placement scriptlet has chosen server3")),
+            // It has gone since.
+            (Wish::Member("server9".into()), None, (Action::Migrate, 2, "server2 has the fewest instances")),
+            (Wish::Refused("no".into()), None, (Action::Stop, 1, "the placement scriptlet refuses it: no")),
+            (
+                Wish::Broken("x".into()),
+                None,
+                (Action::Migrate, 2, "server2 has the fewest instances, the placement scriptlet doesn't work: x"),
+            ),
+            (Wish::None, within(&["far", "none"]), (Action::Migrate, 3, "server3 has the fewest instances")),
+            (
+                Wish::Member("server2".into()),
+                within(&["far"]),
+                (Action::Migrate, 3, "server3 has the fewest instances"),
+            ),
+            (
+                Wish::None,
+                within(&["none"]),
+                (
+                    Action::Stop,
+                    1,
+                    "Couldn't find a cluster member for the instance: no other online member can take it",
+                ),
+            ),
+        ] {
+            let what = format!("{wish:?} {within:?}");
+            let asked = Instance { wish, within, ..here.clone() };
+            let got = &evacuate(&[asked], &members, 1, None).unwrap()[0];
+            assert_eq!((got.action, got.to, got.why.as_str()), want, "{what}");
+        }
+        let tied = instance("c", true, Mode::Auto, Some("gpu"));
+        assert!(here.goes(None) && !tied.goes(None) && tied.goes(Some(Mode::Migrate)) && !here.goes(Some(Mode::Stop)));
     }
 
     #[test]

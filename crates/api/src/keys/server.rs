@@ -1,6 +1,7 @@
 //! Keys of the server: those that mean something for what exists.
 
 use super::{compression, expiry, one_of};
+
 fn address(value: &str) -> Result<(), String> {
     let host_and_port = |v: &str| v.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let bare = value.parse::<std::net::IpAddr>().is_ok() || !value.contains(':');
@@ -76,6 +77,11 @@ crate::keys! { SERVER {
     IMAGES_CACHE_EXPIRY: i64 = "images.remote_cache_expiry", "10", Global, |n| between(*n, 0, i64::MAX);
     /// How the host's side of a network device is named: `random` or `mac`.
     NIC_HOST_NAME: String = "instances.nic.host_name", "random", Global, |v| one_of(v, &["random", "mac"]);
+    /// A rule for which member takes an instance, in Starlark: the function
+    /// `instance_placement(request, candidate_members)`, which names a member with `set_target(name)`. It has 5 seconds.
+    /// Where it refuses, or does not work, nothing is placed; an evacuation stops an instance that it refuses, and does
+    /// without it where it does not work.
+    PLACEMENT_SCRIPTLET: String = "instances.placement.scriptlet", "", Global;
     /// The pattern of generated MAC addresses; `x` is any digit.
     HWADDR_PATTERN: String = "network.hwaddr_pattern", "10:66:6a:xx:xx:xx", Global, |v| hwaddr_pattern(v);
     /// Anything.

@@ -8,6 +8,7 @@
 pub mod boot;
 pub mod devices;
 pub mod placing;
+pub mod scripted;
 pub mod start;
 pub mod stop;
 

@@ -3,11 +3,15 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::Result;
+use api::{Error, Result};
 use db::members::Member;
-use incus_core::placement::{Candidate, Scheduler, Target, choose};
+use incus_core::evacuate::Wish;
+use incus_core::placement::{Candidate, Scheduler, Target, eligible};
 use incus_core::project::Rules;
+use scriptlet::Failure;
 
+use super::Loaded;
+use super::scripted::{self, ToPlace};
 use crate::state::Daemon;
 use crate::versions::Compared;
 
@@ -68,15 +72,51 @@ pub async fn candidates_for(daemon: &Arc<Daemon>, project: &str, target: &Target
     Rules::new(&project.name, &project.config).among(candidates, target)
 }
 
+/// One of these: that which the placement scriptlet names, otherwise the first. Its row id.
+///
+/// # Errors
+/// If the scriptlet refuses the instance, or does not work.
+pub async fn among(daemon: &Arc<Daemon>, eligible: &[&Candidate], wanted: &ToPlace) -> Result<i64> {
+    let named = scripted::ask(daemon, eligible, wanted).await.map_err(|failure| match failure {
+        Failure::Refused(why) => Error::bad_request(format!("The placement scriptlet refuses the instance: {why}")),
+        Failure::Broken(why) => {
+            Error::internal(format!("The placement scriptlet (instances.placement.scriptlet) failed: {why}"))
+        }
+    })?;
+    let chosen = match &named {
+        Some(name) => eligible.iter().find(|c| c.name == *name),
+        None => eligible.first(),
+    };
+    chosen.map(|c| c.id).ok_or_else(|| Error::internal("Nobody can take the instance"))
+}
+
+/// What the placement scriptlet says of an instance that an evacuation takes away.
+pub async fn wish(daemon: &Arc<Daemon>, l: &Loaded, eligible: &[&Candidate], wanted: &ToPlace) -> Wish {
+    match scripted::ask(daemon, eligible, wanted).await {
+        Ok(None) => Wish::None,
+        Ok(Some(name)) => Wish::Member(name),
+        Err(Failure::Refused(why)) => Wish::Refused(why),
+        Err(Failure::Broken(why)) => {
+            tracing::warn!("placing {} without the placement scriptlet, which failed: {why}", l.id());
+            Wish::Broken(why)
+        }
+    }
+}
+
+/// Instances that are being placed on a member and not in the database yet, by its row id.
+pub fn pending(daemon: &Daemon) -> HashMap<i64, usize> {
+    daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
 /// Chooses the member for a new instance; it counts as taken while the result is kept.
 pub async fn place(
     daemon: &Arc<Daemon>,
-    project: &str,
+    wanted: &ToPlace,
     target: &Target,
     architecture: &str,
 ) -> Result<(Member, Placed)> {
-    let candidates = candidates_for(daemon, project, target).await?;
-    let chosen = choose(&candidates, target, architecture, &[])?.id;
+    let candidates = candidates_for(daemon, &wanted.project, target).await?;
+    let chosen = among(daemon, &eligible(&candidates, target, architecture, &[])?, wanted).await?;
     let mut counts = daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);
     *counts.entry(chosen).or_default() += 1;
     drop(counts);
@@ -85,5 +125,5 @@ pub async fn place(
     let member = snapshot.members.iter().find(|m| m.id == chosen).cloned();
     member
         .map(|m| (m, placed))
-        .ok_or_else(|| api::Error::unavailable("The cluster member was removed a moment ago: try again"))
+        .ok_or_else(|| Error::unavailable("The cluster member was removed a moment ago: try again"))
 }

@@ -1,6 +1,8 @@
 //! Emptying a member, and bringing it back: what the planner needs is read in the transaction that stores its plan.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use api::cluster::{ClusterMemberPlan, ClusterMemberPlanStep};
 use api::event::Requestor;
@@ -10,12 +12,14 @@ use db::Tx;
 use db::instances::Filter;
 use db::members::{Event, State};
 use db::plans::Kind;
-use incus_core::evacuate as planner;
+use incus_core::evacuate::{self as planner, Wish};
 use incus_core::placement::Candidate;
 use incus_core::plan::{Action, Mode, Step};
+use incus_core::project::Rules;
 use incus_core::quorum::{self, Left};
 
 use super::{Body, Part, Spot, Wanted, begin, member, must_be_free};
+use crate::instances::scripted::{self, Planned, Reason, ToPlace};
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::{Operation, Resources};
 use crate::services::pools;
@@ -24,27 +28,69 @@ use crate::state::Daemon;
 /// Notes the name of the member from which an evacuation has taken an instance.
 pub const ORIGIN: &str = "volatile.evacuate.origin";
 
+/// How long the placement scriptlet may take for all instances together.
+const ASKING: Duration = Duration::from_secs(30);
+
 /// What an evacuation of this member is decided by, beside what the transaction reads.
 #[derive(Clone)]
 struct Evacuation {
     members: Vec<Candidate>,
     mode: Option<Mode>,
     own: i64,
+    /// What the placement scriptlet says, by the row ids of the instances.
+    wishes: HashMap<i64, Wish>,
 }
 
 impl Evacuation {
     async fn prepare(daemon: &Arc<Daemon>, mode: Option<Mode>) -> Result<Evacuation> {
         let members = placing::candidates(daemon).await?;
         let mode = if members.len() == 1 { Some(alone(mode)?) } else { mode };
-        Ok(Evacuation { members, mode, own: daemon.member_id() })
+        let mut evacuation = Evacuation { members, mode, own: daemon.member_id(), wishes: HashMap::new() };
+        evacuation.wish(daemon).await?;
+        Ok(evacuation)
+    }
+
+    /// Asks the placement scriptlet, which can't be done in a transaction, for each instance that goes.
+    async fn wish(&mut self, daemon: &Arc<Daemon>) -> Result<()> {
+        let scriptlet = daemon.view(scripted::in_force).await?;
+        if scriptlet.is_none() {
+            return Ok(());
+        }
+        let (began, own) = (Instant::now(), self.own);
+        let (mut members, mut planned) = (self.members.clone(), Planned::new());
+        let here = Filter { member: Some(own), ..Filter::default() };
+        for (l, known) in here_known(daemon, here).await? {
+            let Ok(eligible) = known.eligible(&members, &[own]) else { continue };
+            if !known.goes(self.mode) {
+                continue;
+            }
+            let wanted = ToPlace { planned: planned.clone(), ..ToPlace::of(&l, Reason::Evacuation, scriptlet.clone()) };
+            let wish = if began.elapsed() < ASKING {
+                placing::wish(daemon, &l, &eligible, &wanted).await
+            } else {
+                Wish::Broken("it has taken too long for the instances before".into())
+            };
+            let known = planner::Instance { wish: wish.clone(), ..known };
+            if let Ok(to) = known.destination(&members, &[own]).map(|(to, _)| to.id)
+                && let Some(taken) = members.iter_mut().find(|m| m.id == to)
+            {
+                taken.instances += 1;
+                *planned.entry(taken.name.clone()).or_default() += 1;
+            }
+            self.wishes.insert(l.row.id, wish);
+        }
+        Ok(())
     }
 
     /// Decides what becomes of each instance; changes nothing.
     fn decide(&self, daemon: &Daemon, tx: &Tx<'_>) -> Result<Vec<Part>> {
         let own = self.own;
         let here = loaded(tx, |tx| db::instances::list(tx, Filter { member: Some(own), ..Filter::default() }))?;
-        let remote = pools::remote_names(tx)?;
-        let known = here.iter().map(|l| known(daemon, l, &remote)).collect::<Result<Vec<_>>>()?;
+        let known = here.iter().map(|l| {
+            let wish = self.wishes.get(&l.row.id).cloned().unwrap_or_default();
+            Ok(planner::Instance { wish, ..known(tx, daemon, l)? })
+        });
+        let known = known.collect::<Result<Vec<_>>>()?;
         let steps = planner::evacuate(&known, &self.members, own, self.mode)?;
         let name = db::members::get(tx, own)?.name;
         let parts = here.iter().zip(steps).map(|(l, step)| {
@@ -137,8 +183,7 @@ fn decide_restore(daemon: &Daemon, tx: &Tx<'_>, own: i64, skip: bool) -> Result<
     let all = loaded(tx, |tx| db::instances::list(tx, Filter::default()))?;
     let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(|l| l.row.member_id == own);
     let guests = elsewhere.into_iter().filter(|l| l.row.config.get(ORIGIN) == Some(&name)).collect::<Vec<_>>();
-    let remote = pools::remote_names(tx)?;
-    let known = |l: &Loaded| known(daemon, l, &remote);
+    let known = |l: &Loaded| known(tx, daemon, l);
     let (local, away) =
         (here.iter().map(known).collect::<Result<Vec<_>>>()?, guests.iter().map(known).collect::<Result<Vec<_>>>()?);
     let steps = planner::restore(&local, &away, own, skip);
@@ -191,8 +236,33 @@ fn loaded(tx: &Tx<'_>, list: impl Fn(&Tx<'_>) -> Result<Vec<db::instances::Insta
     Ok(list(tx)?.into_iter().map(|row| expander.load(row)).collect())
 }
 
+/// Instances, with what the planner needs to know of them.
+async fn here_known(daemon: &Arc<Daemon>, which: Filter<'static>) -> Result<Vec<(Loaded, planner::Instance)>> {
+    let asked = daemon.clone();
+    let read = move |tx: &Tx<'_>| {
+        let all = loaded(tx, |tx| db::instances::list(tx, which))?.into_iter();
+        all.map(|l| known(tx, &asked, &l).map(|known| (l, known))).collect()
+    };
+    daemon.view(read).await
+}
+
+/// The member that an instance goes to instead of those in `not`; its row id.
+pub async fn elsewhere(daemon: &Arc<Daemon>, id: i64, not: &[i64]) -> Result<i64> {
+    let asked = daemon.clone();
+    let read = move |tx: &Tx<'_>| {
+        let l = Expander::new(tx)?.load(db::instances::by_id(tx, id)?);
+        known(tx, &asked, &l).map(|known| (l, known))
+    };
+    let (l, known) = daemon.view(read).await?;
+    let candidates = placing::candidates(daemon).await?;
+    let wanted = ToPlace::of(&l, Reason::Evacuation, daemon.view(scripted::in_force).await?);
+    let wish = placing::wish(daemon, &l, &known.eligible(&candidates, not)?, &wanted).await;
+    planner::Instance { wish, ..known }.destination(&candidates, not).map(|(to, _)| to.id)
+}
+
 /// What the planner needs to know of an instance.
-fn known(daemon: &Daemon, l: &Loaded, remote: &[String]) -> Result<planner::Instance> {
+fn known(tx: &Tx<'_>, daemon: &Daemon, l: &Loaded) -> Result<planner::Instance> {
+    let project = db::projects::get(tx, &l.row.project)?;
     let ran = l.config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
     Ok(planner::Instance {
         id: l.row.id,
@@ -204,7 +274,9 @@ fn known(daemon: &Daemon, l: &Loaded, remote: &[String]) -> Result<planner::Inst
         mode: Mode::parse(&l.config.read(&api::keys::instance::EVACUATE))?.unwrap_or(Mode::Auto),
         timeout: timeout(l),
         group: l.config.get("volatile.cluster.group").cloned(),
-        tied: planner::tie(&l.devices, remote),
+        tied: planner::tie(&l.devices, &pools::remote_names(tx)?),
+        within: Rules::new(&project.name, &project.config).groups(),
+        wish: Wish::None,
     })
 }
 

@@ -13,15 +13,15 @@ use api::{Error, Kind as ErrorKind};
 use db::Tx;
 use db::instances::Changes;
 use db::plans::{Kind, StepState};
-use incus_core::placement::{Target, choose};
 use incus_core::plan::{Do, Move, Undo};
 use serde_json::Value;
 
 use super::body::{Part, Spot};
+use super::evacuate::elsewhere;
 use super::runner::{Outcome, Run};
 use super::{member, point};
 use crate::events;
-use crate::instances::{self, placing};
+use crate::instances;
 use crate::services::pools;
 use crate::state::Daemon;
 
@@ -392,13 +392,7 @@ impl Moving<'_> {
         }
         self.lost.push(self.to);
         let not: Vec<i64> = self.lost.iter().copied().chain([self.from()]).collect();
-        let chosen = async {
-            let l = instances::by_id(self.daemon(), self.part.step.instance).await?;
-            let candidates = placing::candidates(self.daemon()).await?;
-            let target = l.config.get("volatile.cluster.group").map_or(Target::Any, |g| Target::Group(g.clone()));
-            choose(&candidates, &target, l.row.architecture.as_str(), &not).map(|c| c.id)
-        };
-        match chosen.await {
+        match elsewhere(self.daemon(), self.part.step.instance, &not).await {
             Ok(to) => {
                 self.to = to;
                 self.set_out().await

@@ -18,6 +18,7 @@ use crate::join::{self, Accept, Joiner};
 pub fn routes(r: &mut Router) {
     r.sync(&api::internal::READY, async |_, ()| Ok(json!({})));
     r.sync(&api::internal::SHUTDOWN, shutdown);
+    r.sync(&api::internal::RESOURCES, async |_, ()| super::resources::own().await);
     r.sync(&api::internal::SQL_DUMP, dump);
     r.sync(&api::internal::SQL, sql);
     r.raw(&api::internal::LINK, link);

@@ -114,9 +114,7 @@ async fn list(cx: Cx, (): ()) -> Result<Vec<ClusterMember>> {
     if !cx.daemon.clustered() {
         return Err(Error::internal("Server is not clustered"));
     }
-    let shown = Shown::load(&cx.daemon).await?;
-    let joined = shown.snapshot.members.iter().filter(|m| m.state != State::Pending);
-    Ok(joined.map(|m| shown.member(&cx.daemon, m)).collect())
+    all(&cx.daemon).await
 }
 
 async fn get(cx: Cx, (): ()) -> Result<ClusterMember> {
@@ -234,10 +232,23 @@ async fn rename(cx: Cx, new: ClusterMemberPost) -> Result<()> {
 
 async fn state(cx: Cx, (): ()) -> Result<ClusterMemberState> {
     cx.daemon.must_be_clustered()?;
-    let (name, daemon) = (cx.arg(0).to_owned(), &cx.daemon);
-    let warnings = crate::concerns::of_member(daemon, &name).await?;
-    daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
-    Ok(ClusterMemberState { sysinfo: sysinfo(), storage_pools: super::pools::usage(daemon).await?, warnings })
+    let name = cx.arg(0).to_owned();
+    let warnings = crate::concerns::of_member(&cx.daemon, &name).await?;
+    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
+    Ok(ClusterMemberState { warnings, ..own_state(&cx.daemon).await? })
+}
+
+/// How busy this member is.
+pub async fn own_state(daemon: &Arc<Daemon>) -> Result<ClusterMemberState> {
+    let storage_pools = super::pools::usage(daemon).await?;
+    Ok(ClusterMemberState { sysinfo: sysinfo(), storage_pools, warnings: Vec::new() })
+}
+
+/// All members as clients see them.
+pub async fn all(daemon: &Daemon) -> Result<Vec<ClusterMember>> {
+    let shown = Shown::load(daemon).await?;
+    let joined = shown.snapshot.members.iter().filter(|m| m.state != State::Pending);
+    Ok(joined.map(|m| shown.member(daemon, m)).collect())
 }
 
 fn sysinfo() -> ClusterMemberSysInfo {

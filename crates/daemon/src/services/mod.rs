@@ -36,6 +36,7 @@ pub mod profiles;
 pub mod project_rules;
 pub mod projects;
 pub mod removal;
+pub mod resources;
 pub mod server;
 pub mod shared_pools;
 pub mod tokens;

@@ -12,6 +12,7 @@ use crate::edge::auth::Trust;
 use crate::edge::{Cx, Router};
 use crate::operations::{Operation, Resources};
 use crate::services::project_rules;
+use crate::state::Daemon;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::project::LIST, list);
@@ -50,7 +51,12 @@ async fn find(cx: &Cx) -> Result<Project> {
     if !visible(cx, &name) {
         return Err(Error::not_found("Project not found"));
     }
-    cx.daemon.view(move |tx| shown(tx, db::projects::get(tx, &name)?)).await
+    by_name(&cx.daemon, name).await
+}
+
+/// A project as clients see it.
+pub async fn by_name(daemon: &Daemon, name: String) -> Result<Project> {
+    daemon.view(move |tx| shown(tx, db::projects::get(tx, &name)?)).await
 }
 
 fn changeable(p: &Project) -> ProjectPut {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use api::key::{Config, Scope};
-use api::keys::server::SERVER;
+use api::keys::server::{PLACEMENT_SCRIPTLET, SERVER};
 use api::server::{Environment, Server, ServerPut, StorageDriver};
 use api::{Error, Result};
 
 use crate::edge::{Cx, Router};
+use crate::instances::scripted;
 use crate::state::Daemon;
 use crate::{start, versions};
 
@@ -77,6 +78,10 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
     for (key, value) in changes {
         api::key::check(SERVER, &key, &value)?;
         let scope = api::key::find(SERVER, &key).map_or(Scope::Global, |k| k.scope());
+        if key == PLACEMENT_SCRIPTLET.name && !value.trim().is_empty() {
+            let refused = |e: Error| Error::bad_request(format!("cannot set '{key}' to '{value}': {}", e.message));
+            scripted::check(value.clone()).await.map_err(refused)?;
+        }
         let of = if scope == Scope::Local { &mut local } else { &mut global };
         of.insert(key, value);
     }

@@ -28,6 +28,7 @@ use super::{copy, names, resources};
 use crate::edge::reply;
 use crate::edge::{Body, Cx, forward, request};
 use crate::instances::placing::{self, Placed};
+use crate::instances::scripted::ToPlace;
 use crate::instances::{Expander, Loaded, start};
 use crate::operations::Operation;
 use crate::services::images::add::Wishes;
@@ -61,7 +62,13 @@ pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>
     if daemon.clustered() && !cx.forwarded {
         let target = target(&cx, &new, &origin).await?;
         let architecture = origin.architecture(&new)?;
-        let (member, placed) = placing::place(&daemon, cx.project(), &target, &architecture).await?;
+        let profiles = match &origin {
+            Origin::Image(image) => &image.profiles[..],
+            Origin::Copy(original) => &original.loaded.row.profiles,
+            Origin::Nothing => &[],
+        };
+        let wanted = ToPlace::new(&daemon, cx.project(), &new, profiles).await?;
+        let (member, placed) = placing::place(&daemon, &wanted, &target, &architecture).await?;
         if let Target::Group(group) = target {
             new.config.insert("volatile.cluster.group".into(), group);
         }

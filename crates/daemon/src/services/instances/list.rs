@@ -128,6 +128,14 @@ async fn usage(daemon: &Arc<Daemon>, name: String, status: StatusCode) -> Result
     .await
 }
 
+/// An instance as clients see it, by what is written down of it.
+pub fn recorded(l: Loaded) -> Instance {
+    let running = l.config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
+    let status = if running { StatusCode::Running } else { StatusCode::Stopped };
+    let location = l.row.member.clone();
+    shown(l, (status.name().into(), status.code()), location)
+}
+
 fn shown(l: Loaded, (status, status_code): (String, i64), location: String) -> Instance {
     Instance {
         architecture: l.row.architecture.as_str().into(),

@@ -9,12 +9,13 @@ use api::{Error, Kind, Result};
 use db::instances::Instance;
 use incus_core::disk;
 use incus_core::expand::is_volatile;
-use incus_core::placement::{Target, choose};
+use incus_core::placement::{Target, eligible};
 use incus_core::plan::{Action, Step};
 
 use super::{check, resources};
 use crate::edge::Cx;
 use crate::edge::auth::may;
+use crate::instances::scripted::{self, Reason, ToPlace};
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::Operation;
 use crate::plans::{self, Body, Part, Settings, Spot, Wanted};
@@ -93,7 +94,15 @@ async fn destination(cx: &Cx, l: &Loaded, target: &Target) -> Result<i64> {
     project_rules::check_target(cx, target).await?;
     let not: &[i64] = if matches!(target, Target::Group(_)) { &[daemon.member_id()] } else { &[] };
     let candidates = placing::candidates_for(daemon, cx.project(), target).await?;
-    choose(&candidates, target, l.row.architecture.as_str(), not).map(|c| c.id)
+    let eligible = eligible(&candidates, target, l.row.architecture.as_str(), not)?;
+    match target {
+        // Whoever moves it to a member has decided.
+        Target::Member(_) | Target::Any => eligible.first().map(|c| c.id).ok_or_else(|| Error::internal("No member")),
+        Target::Group(_) => {
+            let scriptlet = daemon.view(scripted::in_force).await?;
+            placing::among(daemon, &eligible, &ToPlace::of(l, Reason::Relocation, scriptlet)).await
+        }
+    }
 }
 
 /// The instance as it is to be.
