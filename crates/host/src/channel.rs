@@ -21,11 +21,29 @@ const MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Channel(UnixStream);
 
+impl From<UnixStream> for Channel {
+    fn from(stream: UnixStream) -> Channel {
+        Channel(stream)
+    }
+}
+
 impl Channel {
     /// Both ends; the second one becomes the standard input of a helper.
     pub fn pair() -> io::Result<(Channel, OwnedFd)> {
         let (ours, theirs) = UnixStream::pair()?;
         Ok((Channel(ours), theirs.into()))
+    }
+
+    /// Waits no longer than that for a message, or for one of ours to be taken.
+    pub fn patience(&self, patience: std::time::Duration) -> io::Result<()> {
+        self.0.set_read_timeout(Some(patience))?;
+        self.0.set_write_timeout(Some(patience))
+    }
+
+    /// The process at the other end.
+    pub fn peer(&self) -> io::Result<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).map_err(io::Error::other)
     }
 
     /// The helper's end.
