@@ -329,9 +329,9 @@ crate::endpoints! {
     /// What a member is busy with.
     MEMBER_STATE = GET "/1.0/cluster/members/{name}/state" -> Sync<ClusterMemberState>, Trusted, At::Member, "cluster_member_state";
     /// Evacuate or restore a member.
-    MEMBER_STATE_POST = POST "/1.0/cluster/members/{name}/state" (ClusterMemberStatePost) -> Background, Admin, At::Member, "clustering_evacuation";
+    MEMBER_STATE_POST = POST "/1.0/cluster/members/{name}/state" (ClusterMemberStatePost) -> Background, Admin, At::MemberOrAny, "clustering_evacuation";
     /// Tell what evacuating or restoring a member would do; nothing is changed.
-    MEMBER_STATE_PLAN = POST "/1.0/cluster/members/{name}/state/plan" (ClusterMemberStatePost) -> Sync<ClusterMemberPlan>, Admin, At::Member, "clustering_evacuation";
+    MEMBER_STATE_PLAN = POST "/1.0/cluster/members/{name}/state/plan" (ClusterMemberStatePost) -> Sync<ClusterMemberPlan>, Admin, At::MemberOrAny, "clustering_evacuation";
     /// List the groups.
     GROUPS = GET "/1.0/cluster/groups" -> List<ClusterGroup>, Trusted, At::Any, "clustering_groups";
     /// Create a group.

@@ -59,6 +59,8 @@ pub enum At {
     Instance,
     /// The same; if that member is away, on the one that was asked, which shows what is written down.
     InstanceRecord,
+    /// On the member named in the path; if that is away, on the one that was asked, which does what goes without it.
+    MemberOrAny,
     /// On the member that holds the volume `{type}/{volume}` of the pool `{pool}`; `?target=` wins.
     Volume,
     /// On the member that runs the operation `{id}`.

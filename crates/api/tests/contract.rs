@@ -18,6 +18,7 @@ const OWN_ENDPOINTS: &[(&str, &str)] = &[(
 /// Keys that Incus has without describing them, or that only we have.
 const OWN_KEYS: &[(&str, &str)] = &[
     ("server cluster.evacuation.parallel", "ours: Incus looks after one for each 16 processors"),
+    ("server cluster.healing_hook", "ours: a power switch before a member is healed"),
     ("server user.*", "accepted there, described only for other families"),
     ("storage_volume_dir user.*", "accepted there, described only for other families"),
     ("instance image.*", "what the image says about itself, described nowhere"),

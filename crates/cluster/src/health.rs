@@ -77,6 +77,13 @@ pub fn threshold_ms(config: &Config) -> u64 {
     config.get("cluster.offline_threshold").and_then(|v| v.parse().ok()).unwrap_or(OFFLINE_AFTER) * 1000
 }
 
+/// Seconds of silence after which the instances of a member are started elsewhere: `cluster.healing_threshold`, and no
+/// less than what makes it offline. `None`: never.
+pub fn healing_threshold(config: &Config) -> Option<Duration> {
+    let seconds = config.get("cluster.healing_threshold").and_then(|v| v.parse().ok()).filter(|s| *s > 0)?;
+    Some(Duration::from_secs(seconds).max(Duration::from_millis(threshold_ms(config))))
+}
+
 /// `cluster.max_voters`.
 pub fn max_voters(config: &Config) -> usize {
     config.get("cluster.max_voters").and_then(|v| v.parse().ok()).unwrap_or(3)
@@ -142,6 +149,11 @@ impl Health {
         let threshold = threshold_ms(config);
         let counted = members.iter().filter(|m| waited_for(self.silent_ms(m.raft_id, m.heartbeat, now), threshold));
         counted.map(|m| self.program_of(m)).collect()
+    }
+
+    /// How long ago a leader has last heard of this member, as far as that was told; `None` if it never was.
+    pub fn heard_by_leader(&self) -> Option<Duration> {
+        self.liveness.age_ms(self.id).map(Duration::from_millis)
     }
 
     /// Milliseconds since this member began to listen.

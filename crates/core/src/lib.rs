@@ -9,6 +9,8 @@ pub mod evacuate;
 pub mod event_route;
 pub mod expand;
 pub mod filter;
+pub mod guard;
+pub mod heal;
 pub mod idmap;
 pub mod limits;
 pub mod lxc_conf;

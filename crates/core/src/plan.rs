@@ -17,6 +17,8 @@ pub enum Kind {
     Restore,
     /// Move one instance.
     Move,
+    /// Start elsewhere what a member ran that is gone.
+    Heal,
 }
 
 /// What becomes of one instance.
@@ -31,6 +33,8 @@ pub enum Action {
     ForceStop,
     /// It goes to another member: stopped, moved, and started there if it was running.
     Migrate,
+    /// It goes to another member without its own, which is gone: its files lie where both can reach them.
+    TakeOver,
     /// It is started where it is.
     Start,
 }
@@ -43,6 +47,7 @@ impl Action {
             Action::Stop => "stop",
             Action::ForceStop => "force-stop",
             Action::Migrate => "migrate",
+            Action::TakeOver => "take-over",
             Action::Start => "start",
         }
     }
@@ -78,7 +83,7 @@ impl Step {
         match self.action {
             Action::Stop | Action::ForceStop => true,
             Action::Migrate => self.start && here,
-            Action::Leave | Action::Start => false,
+            Action::Leave | Action::TakeOver | Action::Start => false,
         }
     }
 }

@@ -293,7 +293,8 @@ mod tests {
     fn a_leader_that_is_emptied_hands_over_and_gives_its_vote_away() {
         let resting = |m: Member| Member { in_maintenance: true, ..m };
         let m = |id, voter| member(id, voter, true, "a");
-        let voters = |add: &[u64], remove: &[u64]| Some(Step::Voters(Change { add: add.into(), remove: remove.into() }));
+        let voters =
+            |add: &[u64], remove: &[u64]| Some(Step::Voters(Change { add: add.into(), remove: remove.into() }));
         // Of two members the other one has to vote before it can lead.
         let mut two = vec![resting(m(1, true)), m(2, false)];
         assert_eq!(next(&two, 3, 1), voters(&[2], &[]));

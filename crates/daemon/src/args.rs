@@ -63,6 +63,12 @@ pub enum Command {
         /// Which one
         id: String,
     },
+    /// Renew the leases of what runs here, and end what may not run on (started by the daemon, outlives it)
+    #[command(hide = true)]
+    Forkguard {
+        /// The socket at which it is told what
+        socket: std::path::PathBuf,
+    },
     /// Serve the files of an instance by SFTP on standard input, which is a socket
     #[command(hide = true)]
     Forkfile {

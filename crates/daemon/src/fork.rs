@@ -18,6 +18,7 @@ pub fn helper(command: &Command) -> Option<Result<()>> {
             };
             Some(drivers::files::serve(&place))
         }
+        Command::Forkguard { socket } => Some(crate::guard::process::main(socket)),
         Command::Version | Command::Cluster(_) | Command::Admin(_) | Command::Forkimage { .. } => None,
     }
 }

@@ -1,57 +1,104 @@
 //! The leases of volumes that instances of this member use in pools that all members reach.
 //!
-//! A lease belongs to the member: its instances may share a custom volume, and the last that stops gives it back. What
-//! runs on a volume whose lease is lost, or could not be renewed in time, is ended at once: another member may use it
-//! from then on. Renewing is [`keep`]; everything else only says which leases there are to be.
+//! A lease belongs to the member: its instances may share a custom volume, and the last that stops gives it back. The
+//! guard renews them, and outlives the daemon; what it holds and what runs here is brought into line all the time
+//! ([`come_into_line`]).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use api::{Error, Kind, Result};
 use db::projects::{Feature, holder};
-use drivers::storage::lease::{self, Held, Renewed, Seen, State, Watch};
+use drivers::instance::Status;
+use drivers::storage::lease::{Held, Seen, State, TTL, Watch};
 use drivers::storage::shared::Sharing;
 use drivers::storage::{self, Volume};
 use host::clock::since_boot;
 use incus_core::disk::{self, Source};
 
-use crate::instances::{self, Loaded, stop};
+use crate::guard::{Report, User};
+use crate::instances::{self, Loaded, of_this_member};
 use crate::services::pools;
 use crate::state::Daemon;
 use crate::{blocking, volumes};
 
 /// Stands for the member itself among those who use a volume: no instance has this row id.
 pub const MEMBER: i64 = 0;
-/// How often it is looked which leases have to be renewed.
+/// How often it is looked whether the lease of a member that was removed has lapsed.
 const ROUND: Duration = Duration::from_secs(1);
+/// For so long a lease may be without a guard before what uses it is ended: there may be no more time than that.
+const UNGUARDED: Duration = Duration::from_secs(TTL.as_secs() / 3);
 
 /// A volume, with the name of its pool.
 type Key = (String, Volume);
 
-/// The leases that this member has.
+/// Who uses the volumes whose leases this member has.
 #[derive(Default)]
 pub struct Leases {
     all: Mutex<HashMap<Key, Lease>>,
 }
 
+#[derive(Default)]
 struct Lease {
-    held: Arc<Mutex<Held>>,
-    /// [`Held::valid_until`], known without waiting for a renewal that hangs.
-    valid_until: Duration,
-    renewing: bool,
-    /// Row ids of the instances that use the volume.
-    users: BTreeSet<i64>,
+    /// What the instances are called on this machine, by row id; the member itself has no name.
+    users: BTreeMap<i64, Option<String>>,
+    /// Since when no guard is known to hold it.
+    unguarded: Option<Duration>,
 }
 
 impl Leases {
     fn all(&self) -> MutexGuard<'_, HashMap<Key, Lease>> {
-        lock(&self.all)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An instance uses a volume from now on.
+    fn add(&self, key: &Key, instance: i64, name: Option<String>) {
+        self.all().entry(key.clone()).or_default().users.insert(instance, name);
+    }
+
+    /// An instance does not use a volume any more; false if it did not.
+    fn remove(&self, key: &Key, instance: i64) -> bool {
+        let mut all = self.all();
+        let Some(lease) = all.get_mut(key) else { return false };
+        let used = lease.users.remove(&instance).is_some();
+        if lease.users.is_empty() {
+            all.remove(key);
+        }
+        used
+    }
+
+    fn used_by(&self, instance: i64) -> Vec<Key> {
+        self.all().iter().filter(|(_, l)| l.users.contains_key(&instance)).map(|(key, _)| key.clone()).collect()
+    }
+
+    fn known(&self, key: &Key) -> bool {
+        self.all().contains_key(key)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the guard calls the lease of a volume.
+fn name(key: &Key) -> String {
+    format!("{}/{}/{}", key.0, key.1.kind.folder(), key.1.name)
+}
+
+/// The volume whose lease the guard calls that.
+fn key(name: &str) -> Option<Key> {
+    let mut parts = name.splitn(3, '/');
+    let (pool, folder, volume) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((pool.to_owned(), Volume { kind: storage::Kind::of_folder(folder)?, name: volume.to_owned() }))
+}
+
+/// Those whom the guard ends if the lease is lost.
+fn users(daemon: &Daemon, key: &Key) -> Vec<User> {
+    let all = daemon.leases.all();
+    let names = all.get(key).into_iter().flat_map(|l| l.users.values().flatten());
+    let user = |id: &String| User {
+        name: id.clone(),
+        cgroup: daemon.containers.cgroup(id),
+        note: daemon.containers.fenced(id),
+    };
+    names.map(user).collect()
 }
 
 /// Whoever takes or gives back the lease of a volume does so alone.
@@ -67,25 +114,42 @@ async fn alone(daemon: &Daemon, key: &Key) -> tokio::sync::OwnedMutexGuard<()> {
 pub async fn take(daemon: &Arc<Daemon>, instance: i64, pool: &str, volume: &Volume) -> Result<()> {
     let Some(sharing) = volumes::sharing(daemon, pool).await? else { return Ok(()) };
     let key = (pool.to_owned(), volume.clone());
-    let _alone = alone(daemon, &key).await;
-    if let Some(lease) = daemon.leases.all().get_mut(&key) {
-        lease.users.insert(instance);
-        return Ok(());
-    }
-    let held = acquire(daemon, &sharing, volume).await?;
-    let lease = Lease {
-        valid_until: held.valid_until(),
-        held: Arc::new(Mutex::new(held)),
-        renewing: false,
-        users: [instance].into(),
+    let called = match instance {
+        MEMBER => None,
+        id => {
+            let row = daemon.db().peek(move |tx| db::instances::by_id(tx, id)).await?;
+            Some(Volume::new(storage::Kind::Container, &row.project, &row.name).name)
+        }
     };
-    daemon.leases.all().insert(key, lease);
-    Ok(())
+    let _alone = alone(daemon, &key).await;
+    daemon.leases.add(&key, instance, called);
+    let held = hold(daemon, &sharing, &key).await;
+    if held.is_err() {
+        daemon.leases.remove(&key, instance);
+    }
+    held
+}
+
+/// Has the guard hold the lease of a volume for all that use it here; it is taken if the guard does not have it.
+async fn hold(daemon: &Arc<Daemon>, sharing: &Sharing, key: &Key) -> Result<()> {
+    let (guard, called) = (daemon.guard.clone(), name(key));
+    let report = blocking::run(move || guard.look()).await?.unwrap_or_default();
+    let (guard, called_again, users) = (daemon.guard.clone(), called.clone(), users(daemon, key));
+    if report.leases.iter().any(|told| told.name == called && told.ended.is_empty()) {
+        return blocking::run(move || guard.tell_users(&called_again, users)).await;
+    }
+    let held = acquire(daemon, sharing, &key.1).await?;
+    blocking::run(move || {
+        let lease = held.clone();
+        let guarded = guard.hold(&called_again, lease, users);
+        guarded.inspect_err(|_| drop(held.release(State::Released)))
+    })
+    .await
 }
 
 async fn acquire(daemon: &Arc<Daemon>, sharing: &Sharing, volume: &Volume) -> Result<Held> {
     let (of, by) = (volume.clone(), sharing.clone());
-    let taken = blocking::run(move || by.leases.take(&of, &by.owner, lease::TTL, since_boot)).await;
+    let taken = blocking::run(move || by.leases.take(&of, &by.owner, TTL, since_boot)).await;
     let refused = match taken {
         Err(e) if e.kind == Kind::Conflict => e,
         other => return other,
@@ -110,8 +174,8 @@ async fn acquire(daemon: &Arc<Daemon>, sharing: &Sharing, volume: &Volume) -> Re
         };
         let (of, by) = (volume.clone(), sharing.clone());
         return blocking::run(move || match record {
-            Some(seen) => by.leases.take_over(&of, &by.owner, lease::TTL, since_boot, &seen),
-            None => by.leases.take(&of, &by.owner, lease::TTL, since_boot),
+            Some(seen) => by.leases.take_over(&of, &by.owner, TTL, since_boot, &seen),
+            None => by.leases.take(&of, &by.owner, TTL, since_boot),
         })
         .await;
     }
@@ -123,9 +187,7 @@ fn is_member(daemon: &Daemon, raft_id: u64) -> bool {
 
 /// An instance has stopped: what only it used is given back.
 pub async fn give_back(daemon: &Arc<Daemon>, instance: i64) {
-    let used: Vec<Key> =
-        daemon.leases.all().iter().filter(|(_, l)| l.users.contains(&instance)).map(|(k, _)| k.clone()).collect();
-    for (pool, volume) in used {
+    for (pool, volume) in daemon.leases.used_by(instance) {
         give_back_one(daemon, instance, &pool, &volume).await;
     }
 }
@@ -134,22 +196,33 @@ pub async fn give_back(daemon: &Arc<Daemon>, instance: i64) {
 pub async fn give_back_one(daemon: &Arc<Daemon>, instance: i64, pool: &str, volume: &Volume) {
     let key = (pool.to_owned(), volume.clone());
     let _alone = alone(daemon, &key).await;
-    let unused = {
-        let mut all = daemon.leases.all();
-        let Some(lease) = all.get_mut(&key) else { return };
-        lease.users.remove(&instance);
-        if lease.users.is_empty() { all.remove(&key) } else { None }
+    if !daemon.leases.remove(&key, instance) {
+        return;
+    }
+    let left = users(daemon, &key);
+    let (guard, called) = (daemon.guard.clone(), name(&key));
+    let given = if daemon.leases.known(&key) {
+        blocking::run(move || guard.tell_users(&called, left)).await
+    } else {
+        match blocking::run(move || guard.give_back(&called)).await {
+            Ok(false) => release(daemon, &key).await,
+            other => other.map(drop),
+        }
     };
-    if let Some(lease) = unused {
-        release(&lease, State::Released).await;
+    if let Err(e) = given {
+        tracing::warn!("giving a lease back: {e}");
     }
 }
 
-async fn release(lease: &Lease, state: State) {
-    let held = lease.held.clone();
-    if let Err(e) = blocking::run(move || lock(&held).release(state)).await {
-        tracing::warn!("giving a lease back: {e}");
-    }
+/// Gives a lease of this member back that no guard holds.
+async fn release(daemon: &Arc<Daemon>, key: &Key) -> Result<()> {
+    let Some(Sharing { owner, leases, .. }) = volumes::sharing(daemon, &key.0).await? else { return Ok(()) };
+    let volume = key.1.clone();
+    blocking::run(move || {
+        let own = leases.read(&volume)?.is_some_and(|r| r.owner == owner.id && r.state == State::Held);
+        if own { leases.take(&volume, &owner, TTL, since_boot)?.release(State::Released) } else { Ok(()) }
+    })
+    .await
 }
 
 /// The volumes of an instance in pools that all members reach.
@@ -176,127 +249,127 @@ pub async fn take_up(daemon: &Arc<Daemon>, l: &Loaded) {
         Ok(used) => used,
         Err(e) => return tracing::warn!("the leases of {}: {e}", l.id()),
     };
-    for (pool, volume) in used {
-        if try_up(daemon, l.row.id, &pool, &volume).await {
-            continue;
+    for key in used {
+        // The guard may have it; if not, and the storage is away, it is tried again.
+        daemon.leases.add(&key, l.row.id, Some(l.id()));
+        if let Err(e) = guard_again(daemon, &key).await {
+            tracing::warn!("taking the lease of {} up again: {e}", key.1.name);
         }
-        // The storage is not there now.
-        let (daemon, id) = (daemon.clone(), l.row.id);
-        tokio::spawn(async move {
-            while daemon.instances.runs(id) && !try_up(&daemon, id, &pool, &volume).await {
-                tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// Has a guard hold a lease again. If another member has it by now, or it can't be had in time, what uses it is ended.
+async fn guard_again(daemon: &Arc<Daemon>, key: &Key) -> Result<()> {
+    let _alone = alone(daemon, key).await;
+    let since = match daemon.leases.all().get_mut(key) {
+        Some(lease) => *lease.unguarded.get_or_insert_with(since_boot),
+        None => return Ok(()),
+    };
+    let held = match volumes::sharing(daemon, &key.0).await {
+        Ok(Some(sharing)) => tokio::time::timeout(UNGUARDED, hold(daemon, &sharing, key)).await,
+        Ok(None) => return Ok(()),
+        Err(e) => Ok(Err(e)),
+    };
+    let held = held.unwrap_or_else(|_| Err(Error::unavailable("the storage does not answer")));
+    match &held {
+        Ok(()) => {
+            if let Some(lease) = daemon.leases.all().get_mut(key) {
+                lease.unguarded = None;
             }
-        });
+        }
+        Err(e) if e.kind == Kind::Conflict || since_boot() >= since + UNGUARDED => {
+            tracing::error!("ending what uses {}: {e}", name(key));
+            for user in users(daemon, key) {
+                let _ = std::fs::write(&user.note, &e.message);
+                end(daemon, user.name).await?;
+            }
+        }
+        Err(_) => {}
     }
+    held
 }
 
-/// False if it has to be tried again.
-async fn try_up(daemon: &Arc<Daemon>, instance: i64, pool: &str, volume: &Volume) -> bool {
-    match take(daemon, instance, pool, volume).await {
-        Ok(()) => true,
-        Err(e) if e.kind == Kind::Conflict => {
-            tracing::error!("ending an instance that runs here on {}: {e}", volume.name);
-            stop::end_now(daemon, instance).await;
-            true
-        }
-        Err(e) => {
-            tracing::warn!("taking the lease of {} up again: {e}", volume.name);
-            false
-        }
-    }
-}
-
-/// Gives back what a daemon that was killed had for instances that do not run any more.
+/// Gives back what a daemon that was killed had for instances that do not run any more, as far as no guard holds it.
 pub async fn give_back_stale(daemon: &Arc<Daemon>) {
+    let guarded = report(daemon).await.unwrap_or_default();
     let pools = daemon.db().peek(pools::remote_names).await.unwrap_or_default();
     for pool in pools {
-        if let Err(e) = give_back_stale_in(daemon, &pool).await {
+        if let Err(e) = give_back_stale_in(daemon, &pool, &guarded).await {
             tracing::warn!("looking for leases in the storage pool {pool}: {e}");
         }
     }
 }
 
-async fn give_back_stale_in(daemon: &Arc<Daemon>, pool: &str) -> Result<()> {
+async fn give_back_stale_in(daemon: &Arc<Daemon>, pool: &str, guarded: &Report) -> Result<()> {
     let Some(sharing) = volumes::sharing(daemon, pool).await? else { return Ok(()) };
-    let by = sharing.clone();
-    for volume in blocking::run(move || by.leases.held_by(by.owner.id)).await? {
-        let key = (pool.to_owned(), volume.clone());
+    for volume in blocking::run(move || sharing.leases.held_by(sharing.owner.id)).await? {
+        let key = (pool.to_owned(), volume);
         let _alone = alone(daemon, &key).await;
-        if !daemon.leases.all().contains_key(&key) {
-            let by = sharing.clone();
-            blocking::run(move || by.leases.take(&volume, &by.owner, lease::TTL, since_boot)?.release(State::Released))
-                .await?;
+        if !daemon.leases.known(&key) && guarded.leases.iter().all(|told| told.name != name(&key)) {
+            release(daemon, &key).await?;
         }
     }
     Ok(())
 }
 
-/// Renews the leases from now on, and ends what uses those that are lost.
-pub async fn keep(daemon: Arc<Daemon>) {
-    loop {
-        let now = since_boot();
-        let mut late = Vec::new();
-        for (key, lease) in daemon.leases.all().iter_mut() {
-            let left = lease.valid_until.saturating_sub(now);
-            // What is left is for ending what uses it.
-            if left < lease::TTL / 4 {
-                late.push((key.clone(), lease.held.clone()));
-            } else if left < lease::TTL * 3 / 4 && !lease.renewing {
-                lease.renewing = true;
-                tokio::spawn(renew(daemon.clone(), key.clone(), lease.held.clone()));
-            }
-        }
-        for (key, held) in late {
-            tokio::spawn(lose(daemon.clone(), key, held, "its lease could not be renewed in time".into()));
-        }
-        tokio::time::sleep(ROUND).await;
-    }
+async fn report(daemon: &Arc<Daemon>) -> Result<Report> {
+    let guard = daemon.guard.clone();
+    Ok(blocking::run(move || guard.look()).await?.unwrap_or_default())
 }
 
-async fn renew(daemon: Arc<Daemon>, key: Key, held: Arc<Mutex<Held>>) {
-    let of = held.clone();
-    let renewed = blocking::run(move || {
-        let mut held = lock(&of);
-        held.renew(since_boot).map(|renewed| (renewed, held.valid_until()))
+/// Brings what the guard holds into line with what runs here. With a majority (`sure`) it is also known what belongs to
+/// another member: that is ended.
+pub async fn come_into_line(daemon: &Arc<Daemon>, sure: bool) -> Result<()> {
+    let report = report(daemon).await?;
+    if sure {
+        end_strays(daemon, &report).await?;
+    }
+    let held: BTreeSet<&str> = report.leases.iter().map(|told| told.name.as_str()).collect();
+    let wanted: Vec<Key> = daemon.leases.all().keys().cloned().collect();
+    for key in wanted.iter().filter(|key| !held.contains(name(key).as_str())) {
+        guard_again(daemon, key).await?;
+    }
+    for told in &report.leases {
+        let Some(key) = key(&told.name) else { continue };
+        let _alone = alone(daemon, &key).await;
+        if daemon.leases.known(&key) || any_runs(daemon, &told.users).await? {
+            continue;
+        }
+        let (guard, called) = (daemon.guard.clone(), told.name.clone());
+        blocking::run(move || guard.give_back(&called)).await?;
+    }
+    Ok(())
+}
+
+async fn any_runs(daemon: &Arc<Daemon>, ids: &[String]) -> Result<bool> {
+    let (containers, ids) = (daemon.containers.clone(), ids.to_vec());
+    blocking::run(move || {
+        let mut runs = false;
+        for id in ids {
+            runs |= containers.status(&id)? != Status::Stopped;
+        }
+        Ok(runs)
     })
-    .await;
-    let lost = match renewed {
-        Ok((renewed, until)) => {
-            note_renewal(&daemon, &key, &held, Some(until));
-            if let Renewed::Lost(why) = renewed { Some(why) } else { None }
-        }
-        Err(e) => {
-            tracing::warn!("renewing the lease of {}: {e}", key.1.name);
-            note_renewal(&daemon, &key, &held, None);
-            None
-        }
-    };
-    if let Some(why) = lost {
-        lose(daemon, key, held, why).await;
-    }
+    .await
 }
 
-/// Notes until when a lease is good now, unless it was given back and taken again since.
-fn note_renewal(daemon: &Daemon, key: &Key, held: &Arc<Mutex<Held>>, until: Option<Duration>) {
-    if let Some(lease) = daemon.leases.all().get_mut(key).filter(|l| Arc::ptr_eq(&l.held, held)) {
-        lease.renewing = false;
-        lease.valid_until = until.unwrap_or(lease.valid_until);
+/// Ends what runs here although another member has it.
+async fn end_strays(daemon: &Arc<Daemon>, report: &Report) -> Result<()> {
+    let own: BTreeSet<String> = of_this_member(daemon).await?.iter().map(Loaded::id).collect();
+    let users = report.leases.iter().flat_map(|told| told.users.iter());
+    let strays: Vec<String> = users.filter(|name| !own.contains(*name)).cloned().collect();
+    for id in strays {
+        if any_runs(daemon, std::slice::from_ref(&id)).await? {
+            tracing::warn!("{id} belongs to another member now: it is ended here");
+            end(daemon, id).await?;
+        }
     }
+    Ok(())
 }
 
-/// Ends everything that uses a volume whose lease is gone, unless it was given back and taken again since.
-async fn lose(daemon: Arc<Daemon>, key: Key, held: Arc<Mutex<Held>>, why: String) {
-    let lease = {
-        let mut all = daemon.leases.all();
-        if !all.get(&key).is_some_and(|l| Arc::ptr_eq(&l.held, &held)) {
-            return;
-        }
-        all.remove(&key)
-    };
-    let Some(lease) = lease else { return };
-    tracing::error!("ending what uses the volume {} in {}: {why}", key.1.name, key.0);
-    futures::future::join_all(lease.users.iter().map(|id| stop::end_now(&daemon, *id))).await;
-    release(&lease, State::Fenced).await;
+async fn end(daemon: &Arc<Daemon>, id: String) -> Result<()> {
+    let containers = daemon.containers.clone();
+    blocking::run(move || containers.stop(&id)).await
 }
 
 /// Takes the lease of the root volume of an instance that is to start.

@@ -8,6 +8,7 @@ mod dial;
 mod edge;
 mod events;
 mod fork;
+mod guard;
 mod instances;
 mod join;
 mod leases;

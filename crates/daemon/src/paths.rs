@@ -45,6 +45,8 @@ paths! {
     networks_made = "database/networks.json";
     /// Tells that this server is becoming one of its own again.
     leaving = "database/leaving";
+    /// The socket of the guard.
+    guard = "guard.socket";
     /// Tells that a join has not ended yet.
     joining = "database/joining";
 }

@@ -18,7 +18,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, concerns, instances, join, leases, moved, plans, removed, services, versions};
+use crate::{certs, concerns, guard, instances, join, leases, moved, plans, removed, services, versions};
 
 /// Where the API is reached unless an address says otherwise.
 const API_PORT: u16 = 8443;
@@ -120,8 +120,9 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
     tokio::spawn(services::shared_pools::watch(daemon.clone()));
     tokio::spawn(services::events::members::follow(daemon.clone()));
+    tokio::spawn(guard::watch(daemon.clone()));
     tokio::spawn(plans::watch(daemon.clone()));
-    tokio::spawn(leases::keep(daemon.clone()));
+    tokio::spawn(plans::heal::watch(daemon.clone()));
     tokio::spawn(concerns::watch(daemon.clone()));
     tokio::spawn(instances::boot::bring_up(daemon.clone()));
     Ok(())
@@ -305,6 +306,7 @@ fn covers(listener: &str, address: &str) -> bool {
 /// Takes the daemon down; instances run on. A leader hands over first, so that nobody waits for an election, and a
 /// voter gives its vote to somebody who can take it.
 pub async fn down(daemon: &Arc<Daemon>) {
+    guard::leave_alone(daemon).await;
     if daemon.clustered() {
         daemon.health().leave();
         hand_leadership_over(daemon).await;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use crate::edge::Router;
 use crate::edge::auth::{Caller, Trust};
 use crate::events::Hub;
+use crate::guard::Guard;
 use crate::instances::Instances;
 use crate::instances::placing::Placing;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
@@ -97,6 +98,8 @@ pub struct Daemon {
     pub stop: Notify,
     /// The containers of this member.
     pub containers: Arc<Containers>,
+    /// What renews the leases of this member and ends what may not run on.
+    pub guard: Arc<Guard>,
     /// What is remembered of the instances of this member.
     pub instances: Instances,
     /// Instances that are being placed.
@@ -145,6 +148,7 @@ impl Daemon {
         let program = std::env::current_exe().context("Finding the own program")?;
         let networks = Arc::new(Networks::new(paths.root(), &own.fingerprint()?));
         let places = crate::services::networks::Places::open(networks.clone(), &paths);
+        let guard = Arc::new(Guard::new(paths.guard(), program.clone()));
         let containers = Arc::new(Containers::new(paths.root(), program));
         let moved = local.moved()?;
         Ok(Arc::new(Daemon {
@@ -157,6 +161,7 @@ impl Daemon {
             started: Instant::now(),
             stop: Notify::new(),
             containers,
+            guard,
             instances: Instances::default(),
             placing: Placing::default(),
             plans: Plans::default(),

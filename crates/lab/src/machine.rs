@@ -104,7 +104,9 @@ impl Machine {
         command
             .env("INCUS_DIR", self.incus_dir())
             .env("HOME", self.dir.join("home"))
-            .env("INCUS_CONF", self.dir.join("home/client"));
+            .env("INCUS_CONF", self.dir.join("home/client"))
+            // That of the real machine is none of its business.
+            .env("INCUS_WATCHDOG", "");
         command
     }
 
@@ -160,7 +162,11 @@ impl Machine {
 
     /// Sends a signal to the daemon, by name: `KILL`, `TERM`, `STOP`, `CONT`, `PWR`.
     pub fn signal_daemon(&self, signal: &str) -> Result<()> {
-        must("kill", &["-s", signal, &self.daemon_pid()?.to_string()]).map(drop)
+        let daemon = self.daemon_pid()?.to_string();
+        let nsenter = self.daemon.as_ref().map(|d| d.id().to_string()).unwrap_or_default();
+        // nsenter stops with its child, but does not go on with it.
+        let all: &[&str] = if signal == "CONT" { &[&daemon, &nsenter] } else { &[&daemon] };
+        must("kill", &[&["-s", signal], all].concat()).map(drop)
     }
 
     /// Ends the daemon with a signal and waits until it is gone.
@@ -170,6 +176,18 @@ impl Machine {
         ended.map_err(|e| format!("{}: incusd does not end on {signal}: {e}\n{}", self.name, self.log_tail(40)))?;
         self.daemon = None;
         Ok(())
+    }
+
+    /// Process id of the guard as seen from outside; none when there is none.
+    pub fn guard_pid(&self) -> Option<u32> {
+        let socket = self.incus_dir().join("guard.socket").to_string_lossy().into_owned();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut ids = processes.filter_map(|p| p.file_name().to_str()?.parse::<u32>().ok());
+        ids.find(|pid| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = words.split(|b| *b == 0).collect();
+            words.get(1) == Some(&&b"forkguard"[..]) && words.get(2) == Some(&socket.as_bytes())
+        })
     }
 
     /// True while the daemon runs.

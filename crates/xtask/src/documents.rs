@@ -106,6 +106,7 @@ fn runs_on(at: At) -> &'static str {
         At::Any => "the member that is asked",
         At::Target => "the member named by target",
         At::Instance => "the member that has the instance",
+        At::MemberOrAny => "the member of that name, any other if that is away",
         At::InstanceRecord => "the member that has the instance, any other if that is away",
         At::Volume => "the member that has the volume",
         At::Operation => "the member that runs the operation",

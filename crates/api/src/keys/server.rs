@@ -18,6 +18,10 @@ fn hwaddr_pattern(value: &str) -> Result<(), String> {
     Err(format!("Invalid MAC address template \"{value}\": it is like 10:66:6a:xx:xx:xx, the first byte even"))
 }
 
+fn program(value: &str) -> Result<(), String> {
+    if value.starts_with('/') { Ok(()) } else { Err("Not the absolute path of a program".into()) }
+}
+
 fn between(n: i64, low: i64, high: i64) -> Result<(), String> {
     if (low..=high).contains(&n) { Ok(()) } else { Err(format!("Value must be between {low} and {high}")) }
 }
@@ -26,6 +30,9 @@ crate::keys! { SERVER {
     /// How many instances an evacuation or restore looks after at the same time, and how many a member takes in at the
     /// same time; 0 for one per processor, but at least 2 and at most 8. Incus has no such key.
     EVACUATION_PARALLEL: i64 = "cluster.evacuation.parallel", "0", Global, |n| between(*n, 0, 1000);
+    /// A program on each member that is called with the name and the address of a member before its instances are taken
+    /// over, and must succeed; it may switch that machine off.
+    HEALING_HOOK: String = "cluster.healing_hook", "", Global, |v| program(v);
     /// Seconds of silence after which the instances of a member are started elsewhere; 0 never does.
     HEALING_THRESHOLD: i64 = "cluster.healing_threshold", "0", Global,
         |n| if *n >= 0 { Ok(()) } else { Err("Value must not be negative".into()) };
@@ -122,6 +129,11 @@ mod tests {
                 "11:66:6a:xx:xx:xx",
                 "cannot set 'network.hwaddr_pattern' to '11:66:6a:xx:xx:xx': Invalid MAC address template \"11:66:6a:xx:xx:xx\": \
                  it is like 10:66:6a:xx:xx:xx, the first byte even",
+            ),
+            (
+                "cluster.healing_hook",
+                "fence",
+                "cannot set 'cluster.healing_hook' to 'fence': Not the absolute path of a program",
             ),
             ("core.https_address", "a:b", "cannot set 'core.https_address' to 'a:b': Invalid address \"a:b\""),
         ] {

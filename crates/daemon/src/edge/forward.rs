@@ -72,6 +72,10 @@ pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
             Err(e) if e.retryable() => return Ok(None),
             held => return held,
         },
+        At::MemberOrAny => match cx.daemon.member_address(cx.arg(0)).await {
+            Err(e) if e.retryable() => return Ok(None),
+            held => return held,
+        },
         At::Leader => return Ok(cx.daemon.leader_address()),
     };
     cx.daemon.member_address(&name).await

@@ -84,24 +84,45 @@ pub async fn autostart(daemon: &Arc<Daemon>) {
     all.retain(|l| !daemon.instances.runs(l.row.id) && l.config.read_set(&keys::AUTOSTART).unwrap_or_else(|| ran(l)));
     all.sort_by_key(|l| (-l.config.read_set(&keys::AUTOSTART_PRIORITY).unwrap_or(0), l.row.name.clone()));
     for l in all {
-        // Those that a plan has to do with are its business.
-        let id = l.row.id;
-        if !daemon.db().peek(move |tx| crate::plans::claim(tx, id)).await.is_ok_and(|claim| claim.is_none()) {
-            continue;
-        }
-        let _busy = super::lock(daemon, l.row.id).await;
-        // It may have gone or been started since.
-        let Ok(l) = super::by_id(daemon, l.row.id).await else { continue };
-        if l.row.member_id != daemon.member_id() || daemon.instances.runs(l.row.id) {
-            continue;
-        }
-        match start::start(daemon, &l).await {
-            Ok(()) => l.lifecycle(daemon, "instance-started", None),
-            Err(e) => tracing::error!("starting instance {}: {e}", l.id()),
-        }
+        start_again(daemon, &l).await;
         let delay = u64::try_from(l.config.read(&keys::AUTOSTART_DELAY)).unwrap_or(0);
         tokio::time::sleep(Duration::from_secs(delay)).await;
     }
+}
+
+/// Starts one of this member's instances, unless a plan has to do with it: then it is the plan's business.
+async fn start_again(daemon: &Arc<Daemon>, l: &Loaded) {
+    let id = l.row.id;
+    if !daemon.db().peek(move |tx| crate::plans::claim(tx, id)).await.is_ok_and(|claim| claim.is_none()) {
+        return;
+    }
+    let _busy = super::lock(daemon, l.row.id).await;
+    // It may have gone or been started since.
+    let Ok(l) = super::by_id(daemon, l.row.id).await else { return };
+    if l.row.member_id != daemon.member_id() || daemon.instances.runs(l.row.id) {
+        return;
+    }
+    match start::start(daemon, &l).await {
+        Ok(()) => l.lifecycle(daemon, "instance-started", None),
+        Err(e) => tracing::error!("starting instance {}: {e}", l.id()),
+    }
+}
+
+/// Starts the instances of this member that were ended because it could not know whether others start them; true if
+/// one of them still does not run.
+pub async fn start_fenced(daemon: &Arc<Daemon>) -> bool {
+    if daemon.must_take_instances().is_err() || daemon.removed() {
+        return false;
+    }
+    let fenced = async || {
+        let mut all = of_this_member(daemon).await.unwrap_or_default();
+        all.retain(|l| ran(l) && !daemon.instances.runs(l.row.id) && daemon.containers.fenced(&l.id()).exists());
+        all
+    };
+    for l in fenced().await {
+        start_again(daemon, &l).await;
+    }
+    !fenced().await.is_empty()
 }
 
 /// Looks after all instances of this member because the machine goes down. They go elsewhere if the configuration says

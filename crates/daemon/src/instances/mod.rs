@@ -34,6 +34,8 @@ use crate::state::Daemon;
 #[derive(Default)]
 pub struct Instances {
     running: Mutex<HashMap<i64, Running>>,
+    /// Tells that instances were ended that are to run again when a majority is there.
+    pub fenced: tokio::sync::Notify,
 }
 
 /// An instance that runs.

@@ -76,21 +76,6 @@ pub async fn stop(daemon: &Arc<Daemon>, l: &Loaded, how: How, ending: Ending) ->
     }
 }
 
-/// Ends an instance of this member at once, because it must not use its volumes any more. It counts as running all the
-/// same. Whoever holds its lock is not waited for.
-pub async fn end_now(daemon: &Arc<Daemon>, row: i64) {
-    let id = {
-        let mut running = daemon.instances.running();
-        let Some(entry) = running.get_mut(&row) else { return };
-        entry.stopping = Some(Ending { keep_power: true, restart: false, clean: false });
-        entry.name.clone()
-    };
-    let containers = daemon.containers.clone();
-    if let Err(e) = blocking::run(move || containers.stop(&id)).await {
-        tracing::error!("ending instance {row}: {e}");
-    }
-}
-
 /// Holds all processes of an instance, or lets them go on. The caller holds its lock.
 pub async fn freeze(daemon: &Arc<Daemon>, l: &Loaded, frozen: bool) -> Result<()> {
     match daemon.instances.status(l.row.id) {
@@ -160,6 +145,13 @@ async fn tidy_up(daemon: &Arc<Daemon>, row: i64, ending: Option<Ending>, end: En
         devices::clean(daemon, &nics).await;
     }
     leases::give_back(daemon, row).await;
+    if end == End::Fenced {
+        // It is started again, here or elsewhere; what it is by then is written down by others.
+        daemon.instances.fenced.notify_one();
+    }
+    if end == End::Fenced || l.row.member_id != daemon.member_id() {
+        return Ok(After::Nothing);
+    }
     let again = end == End::Reboot && ending.is_none();
     let keep = again || ending.is_some_and(|e| e.keep_power || e.restart);
     match note_stop(daemon, &l, keep).await {

@@ -167,7 +167,7 @@ fn alone(mode: Option<Mode>) -> Result<Mode> {
 }
 
 /// Where an instance comes home to: an instance that is a guest already goes back to its first host.
-fn origin(tx: &Tx<'_>, before: Option<&str>, own: &str) -> Result<String> {
+pub(super) fn origin(tx: &Tx<'_>, before: Option<&str>, own: &str) -> Result<String> {
     if let Some(first) = before
         && let Some(member) = db::members::find(tx, first)?
         && member.state == State::Evacuated
@@ -215,7 +215,7 @@ pub async fn restoration(daemon: &Arc<Daemon>, skip: bool) -> Result<ClusterMemb
 }
 
 /// A plan that was only made to be looked at.
-fn shown(daemon: &Daemon, parts: &[Part], warnings: Vec<String>) -> ClusterMemberPlan {
+pub(super) fn shown(daemon: &Daemon, parts: &[Part], warnings: Vec<String>) -> ClusterMemberPlan {
     let steps = parts.iter().map(|Part { step, .. }| ClusterMemberPlanStep {
         project: step.project.clone(),
         instance: step.name.clone(),
@@ -231,7 +231,10 @@ fn about_member(kind: Kind) -> Wanted {
 }
 
 /// Instances with what their profiles add.
-fn loaded(tx: &Tx<'_>, list: impl Fn(&Tx<'_>) -> Result<Vec<db::instances::Instance>>) -> Result<Vec<Loaded>> {
+pub(super) fn loaded(
+    tx: &Tx<'_>,
+    list: impl Fn(&Tx<'_>) -> Result<Vec<db::instances::Instance>>,
+) -> Result<Vec<Loaded>> {
     let expander = Expander::new(tx)?;
     Ok(list(tx)?.into_iter().map(|row| expander.load(row)).collect())
 }
@@ -261,7 +264,7 @@ pub async fn elsewhere(daemon: &Arc<Daemon>, id: i64, not: &[i64]) -> Result<i64
 }
 
 /// What the planner needs to know of an instance.
-fn known(tx: &Tx<'_>, daemon: &Daemon, l: &Loaded) -> Result<planner::Instance> {
+pub(super) fn known(tx: &Tx<'_>, daemon: &Daemon, l: &Loaded) -> Result<planner::Instance> {
     let project = db::projects::get(tx, &l.row.project)?;
     let ran = l.config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
     Ok(planner::Instance {
@@ -286,7 +289,7 @@ pub fn timeout(l: &Loaded) -> u64 {
 }
 
 /// A step with where the instance is before and after.
-fn part(tx: &Tx<'_>, l: &Loaded, step: Step, before: Option<String>, after: Option<String>) -> Result<Part> {
+pub(super) fn part(tx: &Tx<'_>, l: &Loaded, step: Step, before: Option<String>, after: Option<String>) -> Result<Part> {
     if step.action != Action::Leave {
         must_be_free(tx, l.row.id).map_err(|e| e.context(format!("Instance \"{}\"", l.row.name)))?;
     }

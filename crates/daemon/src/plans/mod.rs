@@ -7,11 +7,14 @@
 mod body;
 mod evacuate;
 mod gate;
+pub mod gone;
+pub mod heal;
 mod leaving;
 mod member;
 mod moving;
 pub mod point;
 mod runner;
+mod taking;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -21,6 +24,7 @@ use std::time::{Duration, Instant};
 use api::Result;
 use db::Tx;
 use db::plans::{Kind, NewPlan, Plan};
+use drivers::storage::lease::Watch;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +50,8 @@ pub struct Plans {
     silent: Mutex<HashMap<i64, Instant>>,
     fetching: Mutex<HashMap<i64, CancellationToken>>,
     gate: gate::Gate,
+    /// What is known of the leases of members that don't answer, by pool: one whose storage hangs stops no other.
+    watches: Mutex<HashMap<String, Arc<Mutex<Watch>>>>,
 }
 
 impl Default for Plans {
@@ -57,6 +63,7 @@ impl Default for Plans {
             silent: Mutex::default(),
             fetching: Mutex::default(),
             gate: gate::Gate::default(),
+            watches: Mutex::default(),
         }
     }
 }
@@ -103,6 +110,11 @@ impl Plans {
         lock(&self.silent).get(&member).is_some_and(|since| since.elapsed() >= SURE)
     }
 
+    /// What is known of the leases of a pool.
+    fn watch_of(&self, pool: &str) -> Arc<Mutex<Watch>> {
+        lock(&self.watches).entry(pool.to_owned()).or_default().clone()
+    }
+
     fn runs(&self, uuid: &str) -> bool {
         lock(&self.active).contains(uuid)
     }
@@ -134,13 +146,23 @@ pub async fn begin(
     wanted: Wanted,
     decide: impl Fn(&Tx<'_>) -> Result<Body> + Send + Sync + 'static,
 ) -> Result<Arc<Operation>> {
+    let about = (wanted.kind != Kind::Move).then_some(daemon.member_id());
+    begin_about(daemon, wanted, about, decide).await
+}
+
+/// The same for a plan that this member carries out and that is about that member.
+async fn begin_about(
+    daemon: &Arc<Daemon>,
+    wanted: Wanted,
+    about: Option<i64>,
+    decide: impl Fn(&Tx<'_>) -> Result<Body> + Send + Sync + 'static,
+) -> Result<Arc<Operation>> {
     let uuid = operations::new_id(daemon.raft_id());
     let (own, id, kind) = (daemon.member_id(), uuid.clone(), wanted.kind);
     daemon.plans.take(&uuid);
     let stored = daemon
         .write(move |tx| {
             let body = decide(tx)?;
-            let about = (kind != Kind::Move).then_some(own);
             db::plans::create(
                 tx,
                 &NewPlan {
@@ -187,6 +209,7 @@ const fn description(kind: Kind) -> &'static str {
         Kind::Evacuate => "Evacuating cluster member",
         Kind::Restore => "Restoring cluster member",
         Kind::Move => "Migrating instance",
+        Kind::Heal => "Healing cluster",
     }
 }
 

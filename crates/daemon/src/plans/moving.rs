@@ -131,23 +131,8 @@ impl Moving<'_> {
         member::ask(self.daemon(), self.to, &task(self.run, self.part, &self.part.target, what)).await
     }
 
-    /// True if the database says that the instance has arrived; the newest state of it, however long that takes.
     async fn committed(&self) -> Result<bool, Outcome> {
-        let (id, to, target) = (self.part.step.instance, self.to, self.part.target.clone());
-        let read = move |tx: &Tx<'_>| {
-            let row = db::instances::by_id(tx, id)?;
-            let pool = db::volumes::of_instance(tx, id)?.pool;
-            let there = row.member_id == to && row.project == target.project && row.name == target.name;
-            Ok(there && pool == target.pool)
-        };
-        loop {
-            match self.daemon().db().read(read.clone()).await {
-                Ok(committed) => return Ok(committed),
-                Err(e) if e.kind == ErrorKind::NotFound => return Err(Outcome::Skipped("it was deleted".into())),
-                Err(e) if e.retryable() => tokio::time::sleep(Duration::from_millis(200)).await,
-                Err(e) => return Err(Outcome::Failed(e)),
-            }
-        }
+        arrived(self.daemon(), self.part, self.to).await
     }
 
     async fn look(&self) -> Result<Seen, Outcome> {
@@ -211,7 +196,7 @@ impl Moving<'_> {
     }
 
     fn done(&self, more: &str) -> Outcome {
-        self.tell_moved();
+        tell_moved(self.run, self.part, self.to);
         Outcome::Done(format!("moved to {}{more}", member::name(self.daemon(), self.to)))
     }
 
@@ -414,21 +399,39 @@ impl Moving<'_> {
             let _ = member::once(self.daemon(), *member, &remove).await;
         }
     }
+}
 
-    fn tell_moved(&self) {
-        let (source, target) = (&self.part.source, &self.part.target);
-        let url = instances::url(&target.project, &target.name);
-        let event = events::lifecycle("instance-migrated", url, self.run.body.requestor.clone());
-        let about = [
-            ("old_name", Value::from(source.name.as_str())),
-            ("location", Value::from(member::name(self.daemon(), self.to))),
-        ];
-        self.daemon().tell_in(&events::with_context(event, about), &target.project);
+/// True if the database says that the instance has arrived; the newest state of it, however long that takes.
+pub async fn arrived(daemon: &Daemon, part: &Part, to: i64) -> Result<bool, Outcome> {
+    let (id, target) = (part.step.instance, part.target.clone());
+    let read = move |tx: &Tx<'_>| {
+        let row = db::instances::by_id(tx, id)?;
+        let pool = db::volumes::of_instance(tx, id)?.pool;
+        let there = row.member_id == to && row.project == target.project && row.name == target.name;
+        Ok(there && pool == target.pool)
+    };
+    loop {
+        match daemon.db().read(read.clone()).await {
+            Ok(committed) => return Ok(committed),
+            Err(e) if e.kind == ErrorKind::NotFound => return Err(Outcome::Skipped("it was deleted".into())),
+            Err(e) if e.retryable() => tokio::time::sleep(Duration::from_millis(200)).await,
+            Err(e) => return Err(Outcome::Failed(e)),
+        }
     }
 }
 
+/// Tells that an instance is on another member from now on.
+pub fn tell_moved(run: &Run<'_>, part: &Part, to: i64) {
+    let (source, target) = (&part.source, &part.target);
+    let url = instances::url(&target.project, &target.name);
+    let event = events::lifecycle("instance-migrated", url, run.body.requestor.clone());
+    let about =
+        [("old_name", Value::from(source.name.as_str())), ("location", Value::from(member::name(run.daemon, to)))];
+    run.daemon.tell_in(&events::with_context(event, about), &target.project);
+}
+
 /// The transaction: the instance is on the member `to` from now on, as its spot there says.
-fn place(tx: &Tx<'_>, id: i64, (from, old): (i64, &Spot), (to, new): (i64, &Spot)) -> api::Result<()> {
+pub fn place(tx: &Tx<'_>, id: i64, (from, old): (i64, &Spot), (to, new): (i64, &Spot)) -> api::Result<()> {
     let row = db::instances::by_id(tx, id)?;
     let volume = db::volumes::of_instance(tx, id)?;
     db::instances::set_member(tx, id, from, to)?;

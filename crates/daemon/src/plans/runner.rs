@@ -12,9 +12,10 @@ use futures::StreamExt as _;
 use incus_core::plan::Action;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 
 use super::body::{Body, Part};
-use super::{gate, member, moving};
+use super::{gate, heal, member, moving, taking};
 use crate::operations::{Operation, Resources};
 use crate::state::Daemon;
 use crate::{events, instances};
@@ -34,6 +35,8 @@ pub struct Run<'a> {
     pub body: Body,
     /// By which clients see it.
     pub operation: &'a Arc<Operation>,
+    /// Whether the member whose instances are taken over was barred from them.
+    pub barred: OnceCell<Result<()>>,
 }
 
 /// What came of a step.
@@ -75,7 +78,7 @@ pub async fn run(daemon: &Arc<Daemon>, uuid: &str, operation: &Arc<Operation>) -
         return Ok(());
     }
     let body = Body::of(&plan)?;
-    let run = Run { daemon, plan, body, operation };
+    let run = Run { daemon, plan, body, operation, barred: OnceCell::new() };
     if run.plan.state == State::Undoing {
         operation.begin_cancelling();
     }
@@ -178,6 +181,7 @@ impl Run<'_> {
             Action::ForceStop => self.stop(number, part, true).await,
             Action::Start => self.start(number, part).await,
             Action::Migrate => moving::migrate(self, number, part).await,
+            Action::TakeOver => taking::take_over(self, number, part).await,
         };
         let (state, result) = match outcome {
             Outcome::Done(text) => (StepState::Done, text),
@@ -239,18 +243,21 @@ impl Run<'_> {
     async fn finish(&self) -> Option<Result<()>> {
         moving::point(self, "end", "before").await;
         let (uuid, id, kind, about) = (self.plan.uuid.clone(), self.plan.id, self.plan.kind, self.plan.member);
-        let body = self.body.clone();
+        let (body, name) = (self.body.clone(), about.map(|id| member::name(self.daemon, id)).unwrap_or_default());
         let ended = self
             .write(move |tx| {
                 let steps = db::plans::get(tx, &uuid)?.steps;
                 let failed = failures(&body, &steps);
                 let cancelled = steps.iter().any(|s| s.state == StepState::Cancelled);
                 if let Some(member) = about
-                    && let Some(event) = end_of(kind, failed.is_empty() && !cancelled)
+                    && let Some(event) = end_of(kind, looked_after(tx, &body, &steps) && !cancelled)
                     && let Err(e) = db::members::advance(tx, member, event)
                 {
                     // It was removed, or somebody has set its state by hand: the plan ends all the same.
                     tracing::warn!("ending the maintenance of member {member}: {e}");
+                }
+                if let Some(member) = about {
+                    heal::warn(tx, (kind, member), &name, taken(&body, &steps), &failed)?;
                 }
                 let state = match (cancelled, failed.is_empty()) {
                     (true, _) => State::Cancelled,
@@ -270,6 +277,10 @@ impl Run<'_> {
         let _ = self.daemon.refresh().await;
         let results: Vec<Value> = self.body.parts.iter().zip(&steps).map(|(part, step)| shown(part, step)).collect();
         self.operation.report([("results".to_owned(), Value::from(results))]);
+        if kind == Kind::Evacuate && about != Some(self.daemon.member_id()) {
+            // Whoever has asked has to hear of what could not be helped.
+            self.operation.report([("stays".to_owned(), Value::from(left(&self.body)))]);
+        }
         if steps.iter().any(|s| s.state == StepState::Cancelled) {
             return Some(Err(Error::internal(was_cancelled(kind, &self.body, &steps, &failed))));
         }
@@ -281,6 +292,7 @@ impl Run<'_> {
             Kind::Move => return Some(Err(Error::internal(failed))),
             Kind::Evacuate => "The cluster member is back in service, because not all instances could be evacuated",
             Kind::Restore => "The cluster member is back in service, but not all instances could be restored",
+            Kind::Heal => "Not all instances of the cluster member could be started elsewhere",
         };
         Some(Err(Error::internal(format!("{what}: {failed}"))))
     }
@@ -290,6 +302,7 @@ impl Run<'_> {
         let action = match self.plan.kind {
             Kind::Evacuate => "cluster-member-evacuated",
             Kind::Restore => "cluster-member-restored",
+            Kind::Heal => "cluster-member-healed",
             Kind::Move => return,
         };
         let name = self.plan.member.map(|id| member::name(self.daemon, id)).unwrap_or_default();
@@ -304,8 +317,8 @@ impl Run<'_> {
 /// where it is and comes home when somebody restores the member. A restored member is in service in any case.
 const fn end_of(kind: Kind, all_done: bool) -> Option<Event> {
     match (kind, all_done) {
-        (Kind::Evacuate, true) => Some(Event::EvacuationDone),
-        (Kind::Evacuate, false) => Some(Event::EvacuationFailed),
+        (Kind::Evacuate | Kind::Heal, true) => Some(Event::EvacuationDone),
+        (Kind::Evacuate | Kind::Heal, false) => Some(Event::EvacuationFailed),
         (Kind::Restore, _) => Some(Event::RestoreDone),
         (Kind::Move, _) => None,
     }
@@ -313,11 +326,11 @@ const fn end_of(kind: Kind, all_done: bool) -> Option<Event> {
 
 /// What a person is told of a plan that was cancelled.
 fn was_cancelled(kind: Kind, body: &Body, steps: &[db::plans::Step], failed: &str) -> String {
-    let migrates = |part: &Part| part.step.action == Action::Migrate;
+    let migrates = |part: &Part| matches!(part.step.action, Action::Migrate | Action::TakeOver);
     let moved = body.parts.iter().zip(steps).filter(|(part, s)| migrates(part) && s.state == StepState::Done).count();
     let mut text = match kind {
         Kind::Move => "The move was cancelled: the instance is where it was".to_owned(),
-        Kind::Evacuate => format!(
+        Kind::Evacuate | Kind::Heal => format!(
             "The evacuation was cancelled: the cluster member is back in service; what has moved ({moved} of {}) stays \
              where it is until the member is restored",
             body.parts.len()
@@ -331,6 +344,30 @@ fn was_cancelled(kind: Kind, body: &Body, steps: &[db::plans::Step], failed: &st
         text += &format!("; {failed}");
     }
     text
+}
+
+/// The instances that stay on a member that is gone, each with why.
+fn left(body: &Body) -> Vec<String> {
+    let steps = body.parts.iter().map(|part| &part.step).filter(|step| step.action == Action::Leave);
+    steps.map(|s| format!("Instance {:?} in project {:?} stays: {}", s.name, s.project, s.why)).collect()
+}
+
+/// True if no instance was left behind that was to go. One that was taken over and does not start has gone.
+fn looked_after(tx: &Tx<'_>, body: &Body, steps: &[db::plans::Step]) -> bool {
+    let has_gone = |part: &Part| {
+        let row = db::instances::by_id(tx, part.step.instance);
+        part.step.action == Action::TakeOver && row.is_ok_and(|row| row.member_id != part.step.from)
+    };
+    let failed = body.parts.iter().zip(steps).filter(|(_, step)| step.state == StepState::Failed);
+    failed.map(|(part, _)| part).all(has_gone)
+}
+
+/// How many instances were taken over.
+fn taken(body: &Body, steps: &[db::plans::Step]) -> usize {
+    let done = |(part, step): &(&Part, &db::plans::Step)| {
+        part.step.action == Action::TakeOver && step.state == StepState::Done
+    };
+    body.parts.iter().zip(steps).filter(done).count()
 }
 
 /// The steps that failed, in words; empty if none did.

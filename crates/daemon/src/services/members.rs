@@ -272,9 +272,11 @@ fn sysinfo() -> ClusterMemberSysInfo {
 async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operation>> {
     cx.daemon.must_be_clustered()?;
     let name = cx.arg(0).to_owned();
-    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
-    let requestor = Some(cx.caller.requestor());
-    match Change::parse(&body)? {
+    let asked = name.clone();
+    cx.daemon.view(move |tx| db::members::by_name(tx, &asked)).await?;
+    let (requestor, change) = (Some(cx.caller.requestor()), Change::parse(&body)?);
+    match change {
+        _ if name != cx.daemon.name() => change_state_of_absent(&cx, &name, change).await,
         Change::Evacuate(mode) => plans::evacuate(&cx.daemon, requestor, mode, false).await,
         Change::Restore { skip } => plans::restore(&cx.daemon, requestor, skip).await,
     }
@@ -283,8 +285,11 @@ async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operat
 async fn plan_state(cx: Cx, body: ClusterMemberStatePost) -> Result<ClusterMemberPlan> {
     cx.daemon.must_be_clustered()?;
     let name = cx.arg(0).to_owned();
-    cx.daemon.view(move |tx| db::members::by_name(tx, &name)).await?;
+    let asked = name.clone();
+    cx.daemon.view(move |tx| db::members::by_name(tx, &asked)).await?;
     match Change::parse(&body)? {
+        Change::Evacuate(mode) if name != cx.daemon.name() => plans::gone::evacuation(&cx.daemon, &name, mode).await,
+        Change::Restore { .. } if name != cx.daemon.name() => Err(offline(&name)),
         Change::Evacuate(mode) => plans::evacuation(&cx.daemon, mode).await,
         Change::Restore { skip } => plans::restoration(&cx.daemon, skip).await,
     }
@@ -305,6 +310,18 @@ impl Change {
             (other, _) => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
         }
     }
+}
+
+/// What goes without the member: its instances can be started elsewhere, but nothing can come back to it.
+async fn change_state_of_absent(cx: &Cx, name: &str, change: Change) -> Result<Arc<Operation>> {
+    match change {
+        Change::Evacuate(mode) => plans::gone::evacuate(&cx.daemon, name, mode, Some(cx.caller.requestor())).await,
+        Change::Restore { .. } => Err(offline(name)),
+    }
+}
+
+fn offline(name: &str) -> Error {
+    Error::unavailable(format!("Cluster member \"{name}\" is offline"))
 }
 
 #[cfg(test)]

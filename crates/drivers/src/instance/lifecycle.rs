@@ -56,7 +56,7 @@ impl Containers {
         make(&self.rootfs_mount(), 0o711)?;
         make(&logs, 0o700)?;
         let _ = fs::rename(logs.join("lxc.log"), logs.join("lxc.log.old"));
-        for old in ["console.log", "monitor", "ended"] {
+        for old in ["console.log", "monitor", "ended", "fenced"] {
             match fs::remove_file(logs.join(old)) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::from(e).context("Removing old logs")),
                 _ => {}
@@ -188,6 +188,9 @@ impl Containers {
     /// Blocks until it does not run any more, whoever ended it, and tells how it ended; at once if it does not run.
     pub fn wait(&self, id: &str) -> Result<End> {
         self.gone(id, None)?;
+        if self.fenced(id).exists() {
+            return Ok(End::Fenced);
+        }
         let ended = fs::read_to_string(self.logs(id).join("ended")).unwrap_or_default();
         Ok(if ended.trim() == "reboot" { End::Reboot } else { End::Stopped })
     }

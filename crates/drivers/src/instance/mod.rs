@@ -58,6 +58,8 @@ pub enum End {
     Stopped,
     /// It wants to be started again.
     Reboot,
+    /// It was ended because another member may start it.
+    Fenced,
 }
 
 /// The containers of this member.
@@ -129,7 +131,13 @@ impl Containers {
         self.logs(id).join("lxc.conf")
     }
 
-    fn cgroup(&self, id: &str) -> String {
+    /// The file in which is noted why it was ended although nobody of this machine wanted that.
+    pub fn fenced(&self, id: &str) -> PathBuf {
+        self.logs(id).join("fenced")
+    }
+
+    /// The name of the cgroups of its processes.
+    pub fn cgroup(&self, id: &str) -> String {
         format!("{}/{id}", self.parent)
     }
 

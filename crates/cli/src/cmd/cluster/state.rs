@@ -40,7 +40,8 @@ const COLUMNS: &[Column<Value>] = columns! {
 /// Evacuate a cluster member
 ///
 /// Its instances move to other members or stop, as their key cluster.evacuate says, or as --action says for all of
-/// them. The member takes no new instances until it is restored.
+/// them. The member takes no new instances until it is restored. Of a member that is offline the instances are started
+/// elsewhere that others can reach, once it is known that it does not run them any more; the others are named.
 #[derive(clap::Args)]
 pub struct Evacuate {
     #[command(flatten)]
@@ -93,7 +94,10 @@ async fn change(ctx: &Ctx, action: &str, doing: &str, mode: Option<String>, comm
         return Ok(());
     }
     let reply = server.post(&path("/1.0/cluster/members/{name}/state", &[&name]), &body).await.map_err(failed)?;
-    ctx.wait_with(&server, reply, &format!("{doing} cluster member: %s")).await.map_err(failed)?;
+    let done = ctx.wait_with(&server, reply, &format!("{doing} cluster member: %s")).await.map_err(failed)?;
+    for stays in done["metadata"]["stays"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("{stays}");
+    }
     Ok(())
 }
 
