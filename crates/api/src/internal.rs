@@ -154,6 +154,8 @@ crate::endpoints! {
     LINK = GET "/internal/link" -> Raw, Member, At::Any, "";
     /// A server with a join token asks to become a member.
     ACCEPT = POST "/internal/cluster/accept" (Value) -> Sync<Value>, Anyone, At::Any, "";
+    /// A server that wants to join asks what stands in its way; nothing changes.
+    PREFLIGHT = POST "/internal/cluster/preflight" (Value) -> Sync<Value>, Anyone, At::Any, "";
     /// A pending member is ready for the database.
     CONNECT = POST "/internal/cluster/connect" (Value) -> Sync<()>, Member, At::Any, "";
     /// A pending member gives up.

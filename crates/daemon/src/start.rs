@@ -280,6 +280,15 @@ async fn listen_on(
     Ok(())
 }
 
+/// Refuses an address on which this server does not listen, and can't.
+pub async fn can_listen(daemon: &Daemon, address: &str) -> Result<()> {
+    let listeners = daemon.listeners.lock().await;
+    if listeners.keys().any(|(own, only)| only.is_none() && covers(own, address)) {
+        return Ok(());
+    }
+    listen::bind(address).map(drop)
+}
+
 /// The address with the usual port of the API if it names none.
 pub fn with_port(address: &str) -> String {
     with_default_port(address, API_PORT)

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab::cluster::{PATIENCE, Programs};
+use lab::cluster::{HOLD, PATIENCE, Programs};
 use lab::{Cluster, Lab, Result};
 
 #[test]
@@ -79,7 +79,7 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
     if lab::skip(&[]) {
         return Ok(());
     }
-    let mut cluster = Cluster::daemons(Lab::temporary("join", 2)?, Programs::built()?)?;
+    let mut cluster = Cluster::daemons_in(Lab::temporary("join", 2)?, Programs::built()?, HOLD)?;
     assert_eq!(cluster.refused(1, &["cluster", "list"])?.trim(), "Error: Server isn't part of a cluster");
     cluster.bootstrap()?;
     assert!(cluster.refused(1, &["cluster", "enable", "again"])?.contains("This server is already clustered"));
@@ -121,11 +121,27 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
         assert_eq!(cluster.refused(2, &["cluster", "list"])?.trim(), "Error: Server isn't part of a cluster");
     }
 
-    // The cluster can't reach the joining server: it is given up on both sides, and the token is good again.
-    cluster.lab.machines[0].must("nft", &["add", "table", "inet", "block"])?;
-    cluster.lab.machines[0].must("nft", &["add chain inet block out { type filter hook output priority 0; }"])?;
-    cluster.lab.machines[0].must("nft", &["add rule inet block out ct state new ip daddr 10.77.0.2 drop"])?;
+    // The cluster can't reach the joining server, and says so before anything changes.
+    let block = || -> Result<()> {
+        cluster.lab.machines[0].must("nft", &["add", "table", "inet", "block"])?;
+        cluster.lab.machines[0].must("nft", &["add chain inet block out { type filter hook output priority 0; }"])?;
+        let rule = "add rule inet block out ct state new ip daddr 10.77.0.2 drop";
+        cluster.lab.machines[0].must("nft", &[rule]).map(drop)
+    };
+    block()?;
     let said = cluster.join_with(2, &good)?.refused()?;
+    assert!(said.contains("can't reach the joining server at 10.77.0.2:8443"), "{said}");
+    cluster.lab.machines[0].must("nft", &["delete", "table", "inet", "block"])?;
+    // If that comes later it is given up on both sides, and the token is good again.
+    let root = cluster.lab.machines[1].incus_dir();
+    std::fs::write(root.join("hold"), "join:accepted")?;
+    let said = std::thread::scope(|s| -> Result<String> {
+        let joining = s.spawn(|| cluster.join_with(2, &good).map_err(|e| e.to_string()));
+        cluster.until("it is held", || Ok(root.join("held").exists().then_some(())))?;
+        block()?;
+        std::fs::remove_file(root.join("hold"))?;
+        joining.join().unwrap()?.refused()
+    })?;
     assert!(said.contains("did not arrive"), "{said}");
     cluster.lab.machines[0].must("nft", &["delete", "table", "inet", "block"])?;
     assert_eq!(cluster.incus(1, &["cluster", "list", "-f", "csv", "-c", "n"])?.trim(), "server1");

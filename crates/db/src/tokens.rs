@@ -95,6 +95,12 @@ fn select(tx: &Tx<'_>, condition: &str, param: &str) -> Result<Vec<Token>> {
     rows.into_iter().map(complete).collect()
 }
 
+/// The token for that name whose secret has this hash, if it is still good.
+pub fn find(tx: &Tx<'_>, kind: Kind, name: &str, hash: &str, now: Timestamp) -> Result<Option<Token>> {
+    let fits = |t: &Token| t.secret_hash == hash && t.name == name && t.expires.is_none_or(|until| now < until);
+    Ok(list(tx, kind)?.into_iter().find(fits))
+}
+
 /// Uses a token up: gives it to whoever knows the secret, and forgets it in the same transaction.
 ///
 /// `None` if there is none with that secret, or it has expired.

@@ -36,6 +36,7 @@ const CASES: &[(&str, &str, Allow)] = &[
     ("*", "/1.0/warnings/*", Admin),
     ("*", "/internal/*", Member),
     ("POST", "/internal/cluster/accept", Anyone),
+    ("POST", "/internal/cluster/preflight", Anyone),
 ];
 
 /// The case of an endpoint: the longest path that fits, spelled out before `*`.

@@ -23,6 +23,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::SQL, sql);
     r.raw(&api::internal::LINK, link);
     r.sync(&api::internal::ACCEPT, accept);
+    r.sync(&api::internal::PREFLIGHT, preflight);
     r.sync(&api::internal::CONNECT, connect);
     r.sync(&api::internal::ABORT, abort);
     r.sync(&api::internal::RESET, reset);
@@ -112,6 +113,11 @@ fn read<T: serde::de::DeserializeOwned>(body: Value) -> Result<T> {
 async fn accept(cx: Cx, body: Value) -> Result<Value> {
     let accepted = join::accept(&cx.daemon, &cx.caller, read::<Accept>(body)?).await?;
     serde_json::to_value(&accepted).map_err(|e| Error::internal(e.to_string()))
+}
+
+async fn preflight(cx: Cx, body: Value) -> Result<Value> {
+    let found = join::preflight::look(&cx.daemon, &cx.caller, read::<Accept>(body)?).await?;
+    serde_json::to_value(&found).map_err(|e| Error::internal(e.to_string()))
 }
 
 async fn connect(cx: Cx, body: Value) -> Result<()> {

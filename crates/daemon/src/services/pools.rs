@@ -332,6 +332,17 @@ pub async fn define_on_joiner(daemon: &Arc<Daemon>, own: &Member, answers: &[Mem
     Ok(())
 }
 
+/// Whether a pool of the cluster can have its place here, on a server that wants to join.
+pub fn fits(daemon: &Daemon, name: &str, driver: &str, own: &Config) -> Result<()> {
+    check(own, driver)?;
+    let usual = daemon.paths.root().join("storage-pools").join(name);
+    let place = own.get("source").map_or(usual, PathBuf::from);
+    match std::fs::read_dir(&place).is_ok_and(|mut inside| inside.next().is_some()) {
+        true => Err(Error::bad_request(format!("Source path \"{}\" isn't empty", place.display()))),
+        false => Ok(()),
+    }
+}
+
 /// Removes this member's places of all pools: it leaves the cluster.
 pub async fn forget_all(daemon: &Arc<Daemon>) -> Result<()> {
     let own = daemon.member_id();

@@ -121,6 +121,17 @@ impl Networks {
         }
     }
 
+    /// Whether a network could be made on this member.
+    ///
+    /// # Errors
+    /// The same as of [`Networks::create`].
+    pub fn fits(&self, new: &Definition) -> Result<()> {
+        let driver = driver(&new.kind)?;
+        driver.validate(&new.name, &new.config)?;
+        let _busy = lock(&self.busy);
+        if self.dir_of(&new.name).exists() { Ok(()) } else { driver.create(self, new) }
+    }
+
     /// Makes a new network on this member, without starting it.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use db::Tx;
 use db::networks::Network;
 use db::projects::Feature;
 
+pub use change::only_members_own;
 pub use follow::{Places, define_on_joiner, follow, forget_all, questions, start};
 
 use crate::edge::Router;

@@ -4,6 +4,8 @@
 //! which that row becomes a member, everything can be undone: the server keeps its own database aside, and the
 //! cluster forgets the row and gives the token back. A crash is undone at the next start, and by the leader.
 
+pub mod preflight;
+
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +16,14 @@ use api::key::Config;
 use api::{Error, Kind, Result};
 use client::Remote;
 use client::tls::{Identity, client_config, fingerprint};
+use db::Tx;
 use db::members::{Event, NewMember, State};
 use db::value::Architecture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::auth::Caller;
+use crate::join::preflight::{Faults, Found};
 use crate::paths::Paths;
 use crate::services::removal;
 use crate::state::Daemon;
@@ -46,6 +50,8 @@ pub struct Accept {
     pub architecture: String,
     /// Its certificate (PEM).
     pub certificate: String,
+    /// What its clock says.
+    pub now: Option<Timestamp>,
 }
 
 /// What it is told.
@@ -82,15 +88,15 @@ pub async fn bootstrap(daemon: &Arc<Daemon>, name: &str, address: Option<String>
     if daemon.clustered() {
         return Err(Error::bad_request("This server is already clustered"));
     }
-    api::name::member(name)?;
     let config = daemon.local.config()?;
     let address = address.filter(|a| !a.is_empty()).map(|a| start::with_port(&a));
     let configured = |key: &str| config.get(key).filter(|a| !a.is_empty()).map(|a| start::with_port(a));
     let address = configured("cluster.https_address").or(address).or_else(|| configured("core.https_address"));
     let address = address.ok_or_else(|| {
         Error::bad_request("No address for the cluster: set core.https_address or cluster.https_address first")
-    })?;
-    must_be_specific(&address)?;
+    });
+    preflight::of_bootstrap(daemon, name, &address).await?;
+    let address = address?;
     daemon.local.patch_config(&[("cluster.https_address".to_owned(), address.clone())].into())?;
     start::listen_again(daemon).await?;
     let cluster = certs::generate()?;
@@ -138,24 +144,16 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     if daemon.clustered() {
         return Err(Error::bad_request("This server is already clustered"));
     }
-    must_be_empty(daemon).await?;
-    let address = own_address(daemon, put)?;
-    let (doors, pin) = doors(put)?;
-    listen_on(daemon, &address).await?;
-    let program = versions::program();
-    let request = Accept {
-        token: put.cluster_token.clone(),
-        name: put.server_name.clone(),
-        address,
-        schema: program.latest,
-        api_extensions: program.extensions,
-        architecture: std::env::consts::ARCH.into(),
-        certificate: daemon.own_identity().certificate,
+    let before = daemon.local.config()?;
+    let (door, answer) = match apply(daemon, put).await {
+        Ok(answered) => answered,
+        Err(e) => {
+            daemon.local.replace_config(&before)?;
+            start::listen_again(daemon).await?;
+            return Err(e);
+        }
     };
-    let request = serde_json::to_value(&request).map_err(|e| Error::internal(e.to_string()))?;
-    let (door, answer) = knock(daemon, &doors, &pin, &request).await?;
-    let accepted: Accepted = serde_json::from_value(answer)
-        .map_err(|e| Error::internal(format!("Unreadable answer of the cluster: {e}")))?;
+    let accepted: Accepted = serde_json::from_value(answer).map_err(unreadable)?;
     let joiner = Joiner { raft_id: accepted.raft_id, token: put.cluster_token.clone() };
     let joined = enter(daemon, &door, &accepted, &joiner, put).await;
     if let Err(e) = joined {
@@ -167,8 +165,46 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
     Ok(())
 }
 
+/// Looks for everything that stands in the way, on both sides, and only if there is nothing asks to be taken in.
+async fn apply(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<(Remote, serde_json::Value)> {
+    let mut faults = Faults::default();
+    let address = own_address(daemon, put);
+    preflight::of_joiner(daemon, &address, &mut faults).await?;
+    let doors = faults.note(doors(put));
+    let program = versions::program();
+    let request = Accept {
+        token: put.cluster_token.clone(),
+        name: put.server_name.clone(),
+        address: address.clone().unwrap_or_default(),
+        schema: program.latest,
+        api_extensions: program.extensions,
+        architecture: std::env::consts::ARCH.into(),
+        certificate: daemon.own_identity().certificate,
+        now: Some(Timestamp::now()),
+    };
+    if let Some((doors, pin)) = &doors {
+        // The cluster tries whether it gets through, if anybody listens.
+        let listens = listen_on(daemon, &request.address).await.is_ok();
+        let address = if listens { request.address.clone() } else { String::new() };
+        let question = in_json(&Accept { address, ..request.clone() })?;
+        if let Some((_, found)) = faults.note(knock(daemon, doors, pin, "/internal/cluster/preflight", &question).await)
+        {
+            let found: Found = serde_json::from_value(found).map_err(unreadable)?;
+            for fault in preflight::told(&found) {
+                faults.note(Err::<(), _>(fault));
+            }
+            preflight::beside(daemon, &found, &put.member_config, &mut faults).await;
+        }
+    }
+    faults.end("This server can't join the cluster as it is")?;
+    let (doors, pin) = doors.ok_or_else(|| Error::internal("The way into the cluster is lost"))?;
+    knock(daemon, &doors, &pin, "/internal/cluster/accept", &in_json(&request)?).await
+}
+
 /// Listens for the cluster, and for clients too if they had nowhere to go yet.
 async fn listen_on(daemon: &Arc<Daemon>, address: &str) -> Result<()> {
+    must_be_specific(address)?;
+    start::can_listen(daemon, address).await?;
     let mut changes: Config = [("cluster.https_address".to_owned(), address.to_owned())].into();
     if daemon.local.config()?.get("core.https_address").is_none_or(String::is_empty) {
         changes.insert("core.https_address".to_owned(), address.to_owned());
@@ -177,24 +213,27 @@ async fn listen_on(daemon: &Arc<Daemon>, address: &str) -> Result<()> {
     start::listen_again(daemon).await
 }
 
-/// Refuses if this server holds what a join would lose.
-async fn must_be_empty(daemon: &Daemon) -> Result<()> {
-    let used = daemon
-        .db()
-        .peek(|tx| {
-            Ok([
-                ("instances", db::instances::names(tx, db::instances::Filter::default())?.len()),
-                ("storage pools", db::pools::list(tx)?.len()),
-                ("networks", db::networks::list(tx, None)?.len()),
-            ])
-        })
-        .await?;
-    match used.iter().find(|(_, n)| *n > 0) {
-        None => Ok(()),
-        Some((what, n)) => Err(Error::bad_request(format!(
-            "This server has {n} {what}: only a server with nothing on it can join a cluster"
-        ))),
-    }
+fn in_json(request: &Accept) -> Result<serde_json::Value> {
+    serde_json::to_value(request).map_err(|e| Error::internal(e.to_string()))
+}
+
+fn unreadable(e: serde_json::Error) -> Error {
+    Error::internal(format!("Unreadable answer of the cluster: {e}"))
+}
+
+/// What a server has that it would lose as a member of another cluster.
+pub fn belongings(tx: &Tx<'_>) -> Result<Vec<String>> {
+    let all = [
+        ("instances", db::instances::names(tx, db::instances::Filter::default())?.len()),
+        ("storage pools", db::pools::list(tx)?.len()),
+        ("networks", db::networks::list(tx, None)?.len()),
+    ];
+    Ok(all.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{n} {what}")).collect())
+}
+
+/// Why a server with that on it can't join.
+fn not_empty(used: &str) -> Error {
+    Error::bad_request(format!("This server has {used}: only a server with nothing on it can join a cluster"))
 }
 
 fn own_address(daemon: &Daemon, put: &ClusterPut) -> Result<String> {
@@ -204,9 +243,7 @@ fn own_address(daemon: &Daemon, put: &ClusterPut) -> Result<String> {
     let address = given.or_else(|| configured("cluster.https_address")).or_else(|| configured("core.https_address"));
     let address =
         address.ok_or_else(|| Error::bad_request("No server address provided for this member: set server_address"))?;
-    let address = start::with_port(&address);
-    must_be_specific(&address)?;
-    Ok(address)
+    Ok(start::with_port(&address))
 }
 
 /// Where the cluster can be entered, and the fingerprint that its certificate must have.
@@ -233,12 +270,13 @@ async fn knock(
     daemon: &Daemon,
     doors: &[String],
     pin: &str,
+    path: &str,
     request: &serde_json::Value,
 ) -> Result<(Remote, serde_json::Value)> {
     let mut last = Error::unavailable("The join token names no member");
     for door in doors {
         let remote = Remote::tls(door, client_config(pin, Some(&daemon.own_identity()))?);
-        match remote.json("POST", "/internal/cluster/accept", Some(request)).await {
+        match remote.json("POST", path, Some(request)).await {
             Ok(answer) => return Ok((remote, answer.metadata)),
             Err(e) if e.kind == Kind::Unavailable => last = e,
             Err(e) if e.kind == Kind::Forbidden => {
@@ -260,6 +298,7 @@ async fn enter(
     joiner: &Joiner,
     put: &ClusterPut,
 ) -> Result<()> {
+    crate::plans::point::pass(daemon, "join:accepted").await;
     let paths = &daemon.paths;
     let old = daemon.local.raft_id()?.unwrap_or(1);
     fs::write(paths.joining(), serde_json::to_vec(&(old, joiner)).unwrap_or_default()).context("Noting the join")?;
@@ -366,11 +405,7 @@ pub fn undo_unfinished(paths: &Paths) -> Result<()> {
 /// Accepts a server as a pending member.
 pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> Result<Accepted> {
     daemon.must_be_clustered()?;
-    let refused = || Error::forbidden("not authorized");
-    let shown = caller.certificate.as_deref().map(client::tls::fingerprint_of).ok_or_else(refused)?;
-    if fingerprint(&request.certificate)? != shown {
-        return Err(refused());
-    }
+    let shown = shown_by(caller, &request)?;
     let token = if request.token.is_empty() { None } else { Some(JoinToken::decode(&request.token)?) };
     let architecture = Architecture::parse_any(&request.architecture)?;
     same_version(&request)?;
@@ -427,6 +462,13 @@ pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> R
             .map(|c| (c.fingerprint.clone(), c.name.clone(), c.certificate.clone()))
             .collect(),
     })
+}
+
+/// The fingerprint of the certificate that the joining server holds the key of; it has to be the one that it tells.
+fn shown_by(caller: &Caller, request: &Accept) -> Result<String> {
+    let refused = || Error::forbidden("not authorized");
+    let shown = caller.certificate.as_deref().map(client::tls::fingerprint_of).ok_or_else(refused)?;
+    if fingerprint(&request.certificate)? == shown { Ok(shown) } else { Err(refused()) }
 }
 
 /// SHA-256 of a secret, as it is stored.
