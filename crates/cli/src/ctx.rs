@@ -86,9 +86,12 @@ impl Ctx {
             let expect = if pinned.exists() {
                 tls::Expect::Pinned(tls::read_cert(&pinned)?)
             } else {
-                return Err(Error::bad_request(format!(
-                    "No certificate is kept for the remote \"{name}\"; remove it and add it again"
-                )));
+                let kept = |_| {
+                    Error::bad_request(format!(
+                        "No certificate is kept for the remote \"{name}\"; remove it and add it again"
+                    ))
+                };
+                tls::vouched(&self.config).map_err(kept)?
             };
             tls_endpoint(&remote.addr, tls::client_config(&self.config, expect)?)?
         };

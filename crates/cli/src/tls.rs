@@ -10,6 +10,7 @@ use api::{Error, Result, error::Context};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::WebPkiServerVerifier,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
@@ -25,6 +26,22 @@ pub enum Expect {
     Pinned(Vec<u8>),
     /// Any; the caller looks at it afterwards.
     Any(Arc<Mutex<Option<Vec<u8>>>>),
+    /// One that an authority vouches for.
+    Vouched(Arc<WebPkiServerVerifier>),
+}
+
+/// What the authorities that this machine trusts, and the one in `client.ca`, vouch for.
+pub fn vouched(config: &Config) -> Result<Expect> {
+    let failed = |e: &dyn std::fmt::Display| Error::internal(format!("Failed to set up TLS: {e}"));
+    let mut roots = client::web::roots();
+    let own = config.path("client.ca");
+    if own.exists() {
+        let unusable = |e| Error::bad_request(format!("{} is no authority: {e}", own.display()));
+        roots.add(read_cert(&own)?.into()).map_err(unusable)?;
+    }
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::new(ring::default_provider())).build();
+    verifier.map(Expect::Vouched).map_err(|e| failed(&e))
 }
 
 /// The TLS configuration for a remote: our certificate if we have one, and what we expect of the server's.
@@ -142,6 +159,7 @@ impl std::fmt::Debug for Expect {
         f.write_str(match self {
             Expect::Pinned(_) => "Pinned",
             Expect::Any(_) => "Any",
+            Expect::Vouched(_) => "Vouched",
         })
     }
 }
@@ -150,10 +168,10 @@ impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         cert: &CertificateDer,
-        _: &[CertificateDer],
-        _: &ServerName,
-        _: &[u8],
-        _: UnixTime,
+        others: &[CertificateDer],
+        name: &ServerName,
+        ocsp: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         match &self.expect {
             Expect::Pinned(want) if want == cert.as_ref() => Ok(ServerCertVerified::assertion()),
@@ -162,6 +180,14 @@ impl ServerCertVerifier for Verifier {
                  remove the remote and add it again"
                     .into(),
             )),
+            Expect::Vouched(authorities) => {
+                authorities.verify_server_cert(cert, others, name, ocsp, now).map_err(|e| {
+                    rustls::Error::General(format!(
+                        "no certificate is kept for this remote, and no authority vouches for the one that the server \
+                         shows ({e}); remove the remote and add it again"
+                    ))
+                })
+            }
             Expect::Any(seen) => {
                 if let Ok(mut seen) = seen.lock() {
                     *seen = Some(cert.to_vec());

@@ -1,5 +1,7 @@
 //! Calling a server: over its unix socket or over TLS with a certificate on both sides.
 
+pub mod acme;
+pub mod authority;
 pub mod http;
 pub mod tls;
 pub mod web;

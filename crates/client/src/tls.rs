@@ -98,6 +98,32 @@ impl Identity {
     }
 }
 
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// The host names that it is for.
+    pub names: Vec<String>,
+    /// When it begins to be valid.
+    pub from: jiff::Timestamp,
+    /// When it ends.
+    pub until: jiff::Timestamp,
+}
+
+/// What the first certificate in a PEM text says of itself.
+pub fn about(pem: &str) -> Result<About> {
+    let der = der(pem)?;
+    let unreadable = |e: &dyn std::fmt::Display| Error::bad_request(format!("Unreadable certificate: {e}"));
+    let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|e| unreadable(&e))?;
+    let at = |t: x509_parser::time::ASN1Time| jiff::Timestamp::from_second(t.timestamp()).map_err(|e| unreadable(&e));
+    let others = parsed.subject_alternative_name().map_err(|e| unreadable(&e))?;
+    let name = |n: &x509_parser::extensions::GeneralName<'_>| match n {
+        x509_parser::extensions::GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    };
+    let names = others.map(|o| o.value.general_names.iter().filter_map(name).collect()).unwrap_or_default();
+    Ok(About { names, from: at(parsed.validity().not_before)?, until: at(parsed.validity().not_after)? })
+}
+
 /// SHA-256 of the first certificate in a PEM text, in hex.
 pub fn fingerprint(pem: &str) -> Result<String> {
     Ok(fingerprint_of(&der(pem)?))
@@ -285,6 +311,9 @@ mod tests {
             let said = good.check(when).unwrap_err().message;
             assert!(said.contains(want), "{said}");
         }
+        let about = about(&good.certificate).unwrap();
+        assert_eq!(about.names, ["one"]);
+        assert!(about.from < now && about.until > years(9));
         let mixed = Identity { key: identity("two").key, ..good };
         assert!(mixed.check(now).unwrap_err().message.contains("do not go together"));
     }

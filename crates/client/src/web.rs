@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::http::{Body, empty};
+use crate::http::{Body, empty, full};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -79,10 +79,21 @@ impl Web {
         Ok(whole.map_err(|e| unreachable(url, e))?.to_bytes())
     }
 
+    /// The answer to a request, whatever it is; the server's address is that of `at`.
+    pub async fn send(
+        &self,
+        method: &Method,
+        at: &Uri,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
+        self.clone().with_headers(headers.clone()).once(method, at, full(body)).await
+    }
+
     async fn ask(&self, method: Method, url: &str) -> Result<Response<Incoming>> {
         let mut at = parse(url)?;
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.once(&method, &at).await?;
+            let answer = self.once(&method, &at, empty()).await?;
             let status = answer.status();
             if status.is_success() {
                 return Ok(answer);
@@ -98,7 +109,7 @@ impl Web {
         Err(Error::bad_request(format!("{url}: it sends from one place to another without end")))
     }
 
-    async fn once(&self, method: &Method, at: &Uri) -> Result<Response<Incoming>> {
+    async fn once(&self, method: &Method, at: &Uri, body: Body) -> Result<Response<Incoming>> {
         let opened = timeout(CONNECT, self.open(at)).await;
         let stream = opened.map_err(|_| unreachable(shown(at), "no answer"))?;
         let stream = stream.map_err(|e| unreachable(shown(at), e))?;
@@ -111,7 +122,7 @@ impl Web {
             headers.clone_from(&self.headers);
         }
         let host = at.authority().map_or("", |a| a.as_str());
-        let request = request.header(HOST, host).body(empty()).map_err(|e| Error::bad_request(e.to_string()))?;
+        let request = request.header(HOST, host).body(body).map_err(|e| Error::bad_request(e.to_string()))?;
         timeout(SILENCE, sender.send_request(request))
             .await
             .map_err(|_| unreachable(shown(at), "no answer"))?
@@ -185,7 +196,8 @@ fn redirected(from: &Uri, to: &str) -> Result<Uri> {
     Ok(next)
 }
 
-fn system() -> Result<Arc<ClientConfig>> {
+/// The authorities that this machine trusts.
+pub fn roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for e in &found.errors {
         tracing::warn!("reading the machine's certificate authorities: {e}");
@@ -195,10 +207,14 @@ fn system() -> Result<Arc<ClientConfig>> {
     if unusable > 0 {
         tracing::debug!("{unusable} of the machine's certificate authorities can't be used");
     }
+    roots
+}
+
+fn system() -> Result<Arc<ClientConfig>> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|e| Error::internal(format!("TLS: {e}")))?;
-    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+    Ok(Arc::new(config.with_root_certificates(roots()).with_no_client_auth()))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod locks;
 mod moved;
 mod operations;
 mod paths;
+mod pki;
 mod plans;
 mod removed;
 mod repair;

@@ -25,6 +25,10 @@ paths! {
     server_cert = "server.crt";
     /// Its key.
     server_key = "server.key";
+    /// The certificate of the authority that signs those of clients, if there is one.
+    server_ca = "server.ca";
+    /// What that authority has revoked.
+    ca_crl = "ca.crl";
     /// The certificate that all members of the cluster answer with.
     cluster_cert = "cluster.crt";
     /// Its key.

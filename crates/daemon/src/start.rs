@@ -121,6 +121,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::shared_pools::watch(daemon.clone()));
     tokio::spawn(services::events::members::follow(daemon.clone()));
     tokio::spawn(guard::watch(daemon.clone()));
+    tokio::spawn(services::acme::watch(daemon.clone()));
     tokio::spawn(plans::watch(daemon.clone()));
     tokio::spawn(plans::heal::watch(daemon.clone()));
     tokio::spawn(concerns::watch(daemon.clone()));
@@ -179,6 +180,7 @@ async fn follow(daemon: Arc<Daemon>) {
         if let Err(e) = services::cluster_certificate::take(&daemon).await {
             tracing::warn!("taking the cluster's certificate into use: {e}");
         }
+        services::acme::follow(&daemon);
         daemon.places.look();
         if let Err(e) = keep_for_start(&daemon) {
             tracing::warn!("keeping the members' addresses for the next start: {e}");

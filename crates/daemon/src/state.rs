@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use api::error::Context as _;
 use api::event::Lifecycle;
-use api::key::Config;
+use api::key::{Config, Read as _};
 use api::{Error, Result};
 use client::Remote;
 use client::tls::{Identity, client_config_for, server_config};
@@ -32,6 +32,7 @@ use crate::instances::Instances;
 use crate::instances::placing::Placing;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
+use crate::pki::{Pki, Verdict};
 use crate::plans::Plans;
 use crate::services::instances::Consoles;
 use crate::sockets::Sockets;
@@ -50,6 +51,8 @@ pub struct Snapshot {
     pub config: Config,
     /// The cluster's certificate, if it was replaced.
     pub certificate: Option<ClusterCertificate>,
+    /// What an ACME authority is answered, by token.
+    pub challenges: BTreeMap<String, String>,
 }
 
 impl Snapshot {
@@ -60,6 +63,7 @@ impl Snapshot {
             certificates: db::certificates::list(tx)?,
             config: db::config::get(tx)?,
             certificate: db::cluster_certificate::get(tx)?,
+            challenges: db::acme::challenges(tx)?,
         })
     }
 }
@@ -119,6 +123,10 @@ pub struct Daemon {
     refreshing: tokio::sync::Mutex<()>,
     /// When a reader last waited for the majority in vain.
     missed: Mutex<Option<Instant>>,
+    /// Where challenges of an ACME authority are answered, while there are any.
+    pub acme: crate::services::acme::Listener,
+    /// The authority that signs the certificates of clients, if there is one.
+    pub pki: Pki,
     /// Tells that another database was taken into use.
     pub db_replaced: Notify,
     db: RwLock<Db>,
@@ -151,6 +159,7 @@ impl Daemon {
         let guard = Arc::new(Guard::new(paths.guard(), program.clone()));
         let containers = Arc::new(Containers::new(paths.root(), program));
         let moved = local.moved()?;
+        let pki = Pki::new(&paths);
         Ok(Arc::new(Daemon {
             paths,
             local,
@@ -172,6 +181,8 @@ impl Daemon {
             places,
             refreshing: tokio::sync::Mutex::default(),
             missed: Mutex::default(),
+            acme: crate::services::acme::Listener::default(),
+            pki,
             db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
             health: RwLock::new(parts.health),
@@ -321,8 +332,23 @@ impl Daemon {
         Ok(value)
     }
 
-    /// What the holder of the certificate with this fingerprint is worth; `None` if it is unknown.
-    pub async fn trust_of(&self, fingerprint: &str) -> Option<Trust> {
+    /// What the holder of a certificate (DER) with this fingerprint is worth; `None` if nobody knows it.
+    pub async fn trust_of(&self, certificate: &[u8], fingerprint: &str) -> Option<Trust> {
+        let known = self.known(fingerprint).await;
+        if known == Some(Trust::Member) {
+            return known;
+        }
+        match self.pki.judge(certificate) {
+            Verdict::NotAsked => known,
+            Verdict::Refused => None,
+            Verdict::Signed => {
+                let all = self.snapshot().config.read(&api::keys::server::TRUST_CA);
+                known.or(all.then_some(Trust::Full))
+            }
+        }
+    }
+
+    async fn known(&self, fingerprint: &str) -> Option<Trust> {
         let known = |s: &Snapshot| s.certificates.iter().find(|c| c.fingerprint == fingerprint).map(trust);
         if let Some(trust) = known(&self.snapshot()) {
             return Some(trust);

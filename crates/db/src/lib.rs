@@ -3,6 +3,7 @@
 //! Architecture invariant: SQL is written here and nowhere else; other crates pass a [`Tx`] from a [`Db`] to the
 //! row functions.
 
+pub mod acme;
 pub mod aliases;
 pub mod certificates;
 pub mod cluster_certificate;

@@ -22,11 +22,47 @@ fn program(value: &str) -> Result<(), String> {
     if value.starts_with('/') { Ok(()) } else { Err("Not the absolute path of a program".into()) }
 }
 
+fn domain(value: &str) -> Result<(), String> {
+    let label = |l: &str| !l.is_empty() && l.chars().all(|c| c.is_alphanumeric() || c == '-');
+    if value.split('.').all(label) { Ok(()) } else { Err(format!("Invalid domain \"{value}\"")) }
+}
+
+fn email(value: &str) -> Result<(), String> {
+    let parts = value.split_once('@').filter(|(user, _)| !user.is_empty() && !user.contains(char::is_whitespace));
+    parts.ok_or_else(|| format!("Invalid email address \"{value}\"")).and_then(|(_, host)| domain(host))
+}
+
+fn listener(value: &str) -> Result<(), String> {
+    let port = value.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    port.map(drop).ok_or_else(|| format!("Invalid address \"{value}\": it is \"[host]:port\""))
+}
+
+fn challenge(value: &str) -> Result<(), String> {
+    match value {
+        "HTTP-01" => Ok(()),
+        "DNS-01" => Err("DNS-01 needs a provider of DNS, and this server has none: use HTTP-01".into()),
+        _ => Err(format!("Invalid value \"{value}\" (not one of HTTP-01)")),
+    }
+}
+
 fn between(n: i64, low: i64, high: i64) -> Result<(), String> {
     if (low..=high).contains(&n) { Ok(()) } else { Err(format!("Value must be between {low} and {high}")) }
 }
 
 crate::keys! { SERVER {
+    /// Whether the terms of the ACME authority are agreed to; without that nothing is asked of it.
+    ACME_AGREE_TOS: bool = "acme.agree_tos", "false", Global;
+    /// The directory of the ACME authority.
+    ACME_CA_URL: String = "acme.ca_url", "https://acme-v02.api.letsencrypt.org/directory", Global,
+        |v| if v.starts_with("https://") { Ok(()) } else { Err("Value must begin with https://".into()) };
+    /// How the domain is proved to be ours: `HTTP-01`.
+    ACME_CHALLENGE: String = "acme.challenge", "HTTP-01", Global, |v| challenge(v);
+    /// The domain that the cluster gets a certificate for.
+    ACME_DOMAIN: String = "acme.domain", "", Global, |v| domain(v);
+    /// The address of who is responsible, for the ACME authority.
+    ACME_EMAIL: String = "acme.email", "", Global, |v| email(v);
+    /// Where each member answers the challenge of the ACME authority, as long as there is one.
+    ACME_HTTP_PORT: String = "acme.http.port", ":80", Global, |v| listener(v);
     /// How many instances an evacuation or restore looks after at the same time, and how many a member takes in at the
     /// same time; 0 for one per processor, but at least 2 and at most 8. Incus has no such key.
     EVACUATION_PARALLEL: i64 = "cluster.evacuation.parallel", "0", Global, |n| between(*n, 0, 1000);
@@ -74,6 +110,8 @@ crate::keys! { SERVER {
         |v| one_of(v, &["shutdown", "evacuate"]);
     /// Minutes that running operations get at a shutdown.
     SHUTDOWN_TIMEOUT: i64 = "core.shutdown_timeout", "5", Global, |n| between(*n, 0, i64::MAX);
+    /// Whether every client is trusted whose certificate the authority in `server.ca` has signed.
+    TRUST_CA: bool = "core.trust_ca_certificates", "false", Global;
     /// Whether images that came along with instances are kept up to date.
     IMAGES_AUTO_UPDATE_CACHED: bool = "images.auto_update_cached", "true", Global;
     /// Hours between two looks for newer images; 0 never looks.

@@ -10,6 +10,7 @@ use super::auth::{Trust, may};
 const CASES: &[(&str, &str, Allow)] = &[
     ("GET", "/", Anyone),
     ("GET", "/1.0", Anyone),
+    ("GET", "/.well-known/acme-challenge/{token}", Anyone),
     ("PUT PATCH", "/1.0", Admin),
     ("GET", "/1.0/events", Trusted),
     ("GET", "/1.0/metrics", Anyone),

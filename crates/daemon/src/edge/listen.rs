@@ -102,8 +102,9 @@ pub fn https(daemon: Arc<Daemon>, listener: TcpListener, only: Option<&'static s
 async fn tls_caller(daemon: &Daemon, peer: SocketAddr, certificate: Option<Vec<u8>>) -> Caller {
     let address = peer.to_string();
     let nobody = Caller { trust: Trust::None, name: String::new(), protocol: "tls", address, certificate };
-    let Some(fingerprint) = nobody.certificate.as_deref().map(fingerprint_of) else { return nobody };
-    match daemon.trust_of(&fingerprint).await {
+    let Some(certificate) = &nobody.certificate else { return nobody };
+    let fingerprint = fingerprint_of(certificate);
+    match daemon.trust_of(certificate, &fingerprint).await {
         Some(Trust::Member) => Caller { trust: Trust::Member, name: fingerprint, protocol: "cluster", ..nobody },
         Some(trust) => Caller { trust, name: fingerprint, ..nobody },
         None => nobody,
@@ -121,8 +122,9 @@ async fn serve(
         let (daemon, mut caller) = (daemon.clone(), caller.clone());
         async move {
             // A client may have been trusted or distrusted since it connected.
-            if let Some(fingerprint) = caller.certificate.as_deref().map(fingerprint_of) {
-                let trust = daemon.trust_of(&fingerprint).await;
+            if let Some(certificate) = &caller.certificate {
+                let fingerprint = fingerprint_of(certificate);
+                let trust = daemon.trust_of(certificate, &fingerprint).await;
                 caller.protocol = if trust == Some(Trust::Member) { "cluster" } else { "tls" };
                 caller.name = if trust.is_some() { fingerprint } else { String::new() };
                 caller.trust = trust.unwrap_or(Trust::None);

@@ -21,6 +21,7 @@ use crate::edge::auth::Trust;
 use crate::edge::request::json;
 use crate::edge::{Body, Cx, Router, reply};
 use crate::join::hash;
+use crate::pki::Verdict;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::certificate::LIST, list);
@@ -84,6 +85,7 @@ async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
     let (der, pem) = shown_or_sent(&cx, &new.certificate)?;
     let print = fingerprint_of(&der);
     let kind = if new.kind.is_empty() { CertificateType::Client } else { CertificateType::parse(&new.kind)? };
+    must_be_signed(&cx, &new, &der)?;
     let mut row = NewCertificate {
         fingerprint: print.clone(),
         kind,
@@ -93,7 +95,7 @@ async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         description: new.description.clone(),
         projects: new.projects.clone().unwrap_or_default(),
     };
-    if !cx.caller.trusted() {
+    if !trusts_others(&cx) {
         redeem(&cx, &new.trust_token, &mut row).await?;
     } else if kind == CertificateType::Server && cx.daemon.clustered() {
         return Err(Error::bad_request("Certificates of members are added by joining the cluster"));
@@ -108,6 +110,21 @@ async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         response.headers_mut().insert("location", url);
     }
     Ok(response)
+}
+
+/// Whether the caller may say who is trusted: one that is restricted to projects could otherwise have itself, by another
+/// certificate, trusted with everything.
+fn trusts_others(cx: &Cx) -> bool {
+    matches!(cx.caller.trust, Trust::Full | Trust::Member)
+}
+
+/// With an authority nobody is trusted whose certificate it has not signed. A server that joins brings its own.
+fn must_be_signed(cx: &Cx, new: &CertificatesPost, der: &[u8]) -> Result<()> {
+    let joins = new.kind == CertificateType::Server.as_str() && !new.trust_token.is_empty();
+    if joins || cx.daemon.pki.judge(der) != Verdict::Refused {
+        return Ok(());
+    }
+    Err(Error::bad_request("The certificate is not signed by the authority of this server (server.ca), or was revoked"))
 }
 
 /// The certificate that the body holds, or else the one that the caller shows; in DER and PEM.
@@ -126,12 +143,18 @@ fn shown_or_sent(cx: &Cx, sent: &str) -> Result<(Vec<u8>, String)> {
 }
 
 async fn give_out_token(cx: &Cx, new: CertificatesPost) -> Result<Response<Body>> {
-    if !cx.caller.trusted() {
+    if !trusts_others(cx) {
         return Err(Error::forbidden("not authorized"));
     }
     if new.name.is_empty() {
         return Err(Error::bad_request("A name is needed for the client that the token is for"));
     }
+    if !new.kind.is_empty() && CertificateType::parse(&new.kind)? == CertificateType::Server {
+        return Err(Error::bad_request("Certificates of members are added by joining the cluster"));
+    }
+    let projects = new.projects.clone().unwrap_or_default();
+    let known = move |tx: &db::Tx<'_>| projects.iter().try_for_each(|p| db::projects::get(tx, p).map(drop));
+    cx.daemon.view(known).await?;
     let request = json!({
         "name": new.name, "type": if new.kind.is_empty() { "client" } else { new.kind.as_str() },
         "restricted": new.restricted, "projects": new.projects.unwrap_or_default(),

@@ -31,6 +31,13 @@ pub async fn put(cx: Cx, put: ClusterCertificatePut) -> Result<()> {
         }
     }
     let identity = Identity { certificate: put.cluster_certificate, key: put.cluster_certificate_key };
+    replace(daemon, identity).await?;
+    daemon.tell("cluster-certificate-updated", "/1.0/cluster/certificate".into(), &cx.caller);
+    Ok(())
+}
+
+/// Replaces it on all members: those that are online have it when this returns.
+pub async fn replace(daemon: &Arc<Daemon>, identity: Identity) -> Result<()> {
     identity.check(Timestamp::now())?;
     let new = ClusterCertificate {
         fingerprint: identity.fingerprint()?,
@@ -42,7 +49,6 @@ pub async fn put(cx: Cx, put: ClusterCertificatePut) -> Result<()> {
     daemon.write(move |tx| cluster_certificate::replace(tx, &new, &shown, &silent, Timestamp::now())).await?;
     take(daemon).await?;
     wait_for_others(daemon).await;
-    daemon.tell("cluster-certificate-updated", "/1.0/cluster/certificate".into(), &cx.caller);
     Ok(())
 }
 

@@ -15,6 +15,7 @@
 //! }
 //! ```
 
+pub mod acme;
 pub mod certificates;
 pub mod cluster;
 pub mod cluster_certificate;
@@ -52,6 +53,7 @@ use crate::edge::Router;
 
 /// Registers all handlers.
 pub fn routes(r: &mut Router) {
+    acme::routes(r);
     certificates::routes(r);
     cluster::routes(r);
     events::routes(r);

@@ -29,6 +29,9 @@ pub fn routes(r: &mut Router) {
 }
 
 async fn list(cx: Cx, (): ()) -> Result<Value> {
+    if let Err(e) = tokens::tidy(&cx.daemon).await {
+        tracing::debug!("ending tokens that are not good any more: {e}");
+    }
     let mut all = own(&cx);
     if cx.daemon.clustered() && cx.caller.protocol != "cluster" {
         all.extend(of_others(&cx).await);

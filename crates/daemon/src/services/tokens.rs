@@ -16,6 +16,10 @@ use crate::join::hash;
 use crate::operations::{Operation, Resources};
 use crate::state::Daemon;
 
+const CLASS: &str = "token";
+/// What clients see that such an operation does.
+const DESCRIPTION: &str = "Executing operation";
+
 /// What a new token is about.
 pub struct New {
     /// Join or trust.
@@ -61,13 +65,13 @@ pub async fn give_out(daemon: &Arc<Daemon>, new: New) -> Result<Arc<Operation>> 
     let mut stored = metadata.clone();
     stored.remove("secret");
     let resources = Resources::from([(what.to_owned(), None)]);
-    let begin = crate::operations::New { metadata, ..daemon.operation("Executing operation", "", resources) };
-    let operation = daemon.operations.token(begin);
+    let id = crate::operations::new_id(daemon.raft_id());
+    let begin = crate::operations::New { id: id.clone(), metadata, ..daemon.operation(DESCRIPTION, "", resources) };
     let token = Token {
         kind: new.kind,
         name: new.name,
         secret_hash: hash(&secret),
-        operation: operation.id(),
+        operation: id,
         created: now,
         expires,
         body: Value::Object(stored),
@@ -82,18 +86,23 @@ pub async fn give_out(daemon: &Arc<Daemon>, new: New) -> Result<Arc<Operation>> 
         db::tokens::create(tx, &token)?;
         Ok(old.map(|t| t.operation))
     });
-    match written.await {
-        Ok(replaced) => {
-            if let Some(old) = replaced {
-                daemon.operations.end_token(&old);
-            }
-            Ok(operation)
-        }
-        Err(e) => {
-            daemon.operations.end_token(&operation.id());
-            Err(e)
-        }
+    if let Some(old) = written.await? {
+        daemon.operations.end_token(&old);
     }
+    Ok(daemon.operations.token(begin))
+}
+
+/// Ends what this member shows of tokens that are not good any more: they have expired, or were used or revoked through
+/// another member.
+pub async fn tidy(daemon: &Arc<Daemon>) -> Result<()> {
+    let shown = |o: &Arc<Operation>| Some(o.view()).filter(|o| o.class == CLASS && o.description == DESCRIPTION);
+    let shown: Vec<String> = daemon.operations.list().iter().filter_map(shown).map(|o| o.id).collect();
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let good: Vec<String> = as_operations(daemon).await?.into_iter().map(|o| o.id).collect();
+    shown.iter().filter(|id| !good.contains(id)).for_each(|id| daemon.operations.end_token(id));
+    Ok(())
 }
 
 /// Revokes the token that clients see as this operation; false if there is none.
@@ -136,8 +145,8 @@ fn view(token: Token) -> View {
     };
     View {
         id: token.operation,
-        class: "token".into(),
-        description: "Executing operation".into(),
+        class: CLASS.into(),
+        description: DESCRIPTION.into(),
         created_at: token.created,
         updated_at: token.created,
         status: StatusCode::Running.name().into(),
