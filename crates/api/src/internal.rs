@@ -52,6 +52,28 @@ pub struct SqlResult {
     pub rows_affected: u64,
 }
 
+/// What a member has of its own, for a backup of the cluster.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberOwn {
+    /// Its own certificate (PEM).
+    pub certificate: String,
+    /// The key of that (PEM); never shown.
+    pub key: String,
+    /// Its own configuration.
+    pub config: Config,
+    /// The authority that it trusts (`server.ca`); empty for none.
+    pub authority: String,
+    /// What that has revoked (`ca.crl`); empty for nothing.
+    pub revoked: String,
+}
+
+impl std::fmt::Debug for MemberOwn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MemberOwn({:?})", self.config)
+    }
+}
+
 /// A profile as it was before it was changed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -164,6 +186,10 @@ crate::endpoints! {
     RAFT_NODE_REMOVE = DELETE "/internal/cluster/raft-node/{address}" -> Sync<()>, Member, At::Any, "";
     /// The member was removed: it becomes a server of its own again.
     RESET = POST "/internal/cluster/reset" -> Sync<()>, Member, At::Any, "";
+    /// A backup of the cluster, as a file with all keys in it.
+    BACKUP = GET "/internal/cluster/backup" -> Raw, Member, At::Any, "";
+    /// What this member has of its own, for a backup that another one makes.
+    OWN = GET "/internal/cluster/own" -> Sync<MemberOwn>, Member, At::Any, "";
     /// A storage pool was deleted: its place on this member goes.
     POOL_REMOVE = POST "/internal/pools/remove" (Value) -> Sync<()>, Member, At::Any, "";
     /// Another member wants the files of a volume and its snapshots removed from this one. `{kind}` is the folder in

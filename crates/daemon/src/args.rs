@@ -101,6 +101,16 @@ pub enum Cluster {
     },
     /// Print the members of the database as this member's files tell
     Show,
+    /// Write a backup of the cluster into a new file: its whole database and the keys of its members; the daemon has to run
+    ///
+    /// Can be done on any member at any time. The file holds all secrets of the cluster, and only its owner can read it.
+    /// The files of instances, volumes and images are not in it.
+    Backup {
+        /// The file
+        file: std::path::PathBuf,
+    },
+    /// Make this server a member of the cluster in a backup
+    Restore(Restore),
     /// Change the addresses of the members, in an editor or from standard input
     ///
     /// To be done on every member with the same changes, while all daemons are down.
@@ -139,4 +149,26 @@ pub enum Cluster {
         #[arg(short, long)]
         quiet: bool,
     },
+}
+
+/// `incusd cluster restore`.
+///
+/// The same command is run on every server that becomes a member again. One of them, the first, takes the database from
+/// the backup and is started; the others get it from that one.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Restore {
+    /// The backup
+    pub file: std::path::PathBuf,
+    /// The member that this server becomes; if none is named, that of this machine's name
+    #[arg(long, value_name = "NAME")]
+    pub member: Option<String>,
+    /// The member that takes the database from the backup; if none is named, that on which the backup was made
+    #[arg(long, value_name = "NAME")]
+    pub first: Option<String>,
+    /// The new address of a member, of this one or another; the same on every server
+    #[arg(long, value_name = "NAME=ADDRESS")]
+    pub address: Vec<String>,
+    /// Don't ask
+    #[arg(short, long)]
+    pub quiet: bool,
 }

@@ -36,6 +36,11 @@ pub fn of_cluster(paths: &Paths) -> Result<Option<Identity>> {
     read(&paths.cluster_cert(), &paths.cluster_key())
 }
 
+/// Replaces the server's own certificate and its key, while no daemon uses them.
+pub fn write_own(paths: &Paths, identity: &Identity) -> Result<()> {
+    write(&paths.server_cert(), &paths.server_key(), identity)
+}
+
 /// Keeps the cluster's certificate and its key, both or none.
 pub fn write_cluster(paths: &Paths, identity: &Identity) -> Result<()> {
     let pair = paths.cluster_pair();

@@ -1,6 +1,7 @@
 //! `incusd`: the daemon that runs on every member.
 
 mod args;
+mod backup;
 mod blocking;
 mod certs;
 mod concerns;

@@ -47,6 +47,12 @@ paths! {
     global_given_up = "database/global.given-up";
     /// Which networks this member has made, and how.
     networks_made = "database/networks.json";
+    /// What a restore from a backup makes of this server, from the moment on at which it is done in any case.
+    restoring = "database/restoring";
+    /// The same while it is made ready.
+    restoring_new = "database/restoring.new";
+    /// Tells that this member was restored from a backup: what that did not know may be here, and is not removed.
+    restored = "database/restored";
     /// Tells that this server is becoming one of its own again.
     leaving = "database/leaving";
     /// The socket of the guard.

@@ -18,7 +18,7 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{certs, concerns, guard, instances, join, leases, moved, plans, removed, services, versions};
+use crate::{backup, certs, concerns, guard, instances, join, leases, moved, plans, removed, services, versions};
 
 /// Where the API is reached unless an address says otherwise.
 const API_PORT: u16 = 8443;
@@ -36,6 +36,7 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     let paths = Paths::from_env();
     paths.create().context(format!("Making the folders in {}", paths.root().display()))?;
     join::undo_unfinished(&paths)?;
+    backup::restore::finish(&paths)?;
     services::images::store::remove_torn(&paths.images());
     let local = Local::open(&paths.local_db(), Timestamp::now())?;
     join::end_leaving(&paths, &local)?;

@@ -36,7 +36,12 @@ pub fn version(connection: &Connection) -> Result<i64> {
 
 /// True if the database has this version, or a newer one: for what does without the new columns until they are there.
 pub fn has(tx: &Tx<'_>, wanted: i64) -> Result<bool> {
-    Ok(version(tx.0)? >= wanted)
+    Ok(of(tx)? >= wanted)
+}
+
+/// The version that the database of a transaction has.
+pub fn of(tx: &Tx<'_>) -> Result<i64> {
+    version(tx.0)
 }
 
 /// Brings the database from the version `from` to the version `to`.

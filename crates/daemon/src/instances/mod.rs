@@ -221,7 +221,10 @@ pub async fn pool(daemon: &Arc<Daemon>, l: &Loaded) -> Result<(String, Arc<dyn D
 pub async fn volume_path(daemon: &Arc<Daemon>, l: &Loaded) -> Result<PathBuf> {
     let (pool, driver) = pool(daemon, l).await?;
     if !driver.exists(&l.volume()) {
-        return Err(Error::internal(format!("The volume of the instance is not in the storage pool \"{pool}\"")));
+        return Err(Error::internal(format!(
+            "The files of the instance \"{}\" are not in the storage pool \"{pool}\" of this member",
+            l.row.name
+        )));
     }
     Ok(driver.path(&l.volume()))
 }

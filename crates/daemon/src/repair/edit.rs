@@ -95,7 +95,7 @@ fn pending(earlier: Vec<Moved>, before: &[RaftNode], after: &[RaftNode]) -> Vec<
 }
 
 /// The keys of this member's configuration that name its old address.
-fn own_config(config: &Config, old: &str, new: &str) -> Config {
+pub fn own_config(config: &Config, old: &str, new: &str) -> Config {
     let names_old = |key: &&str| config.get(*key).is_some_and(|a| !a.is_empty() && with_port(a) == old);
     let mut changes: Config =
         ["core.https_address"].iter().filter(|k| names_old(k)).map(|k| ((*k).to_owned(), new.to_owned())).collect();

@@ -1,6 +1,7 @@
-//! `incusd cluster`: repairing a cluster from one member's files, with its daemon down.
+//! `incusd cluster`: repairing a cluster from one member's files, with its daemon down; and its backups.
 
 mod ask;
+mod backup;
 mod edit;
 mod nodes;
 mod recover;
@@ -14,6 +15,9 @@ use crate::args::{Admin, Cluster, Command};
 use crate::paths::Paths;
 use nodes::Nodes;
 
+pub use edit::own_config;
+pub use nodes::{in_words, usable};
+
 /// Carries the command out, if it is one of these.
 pub fn run(command: &Command) -> Option<Result<()>> {
     let (Command::Cluster(command) | Command::Admin(Admin::Cluster(command))) = command else { return None };
@@ -23,6 +27,9 @@ pub fn run(command: &Command) -> Option<Result<()>> {
 
 async fn carry_out(command: &Cluster) -> Result<()> {
     let paths = Paths::from_env();
+    if let Cluster::Restore(wanted) = command {
+        return backup::restore(&paths, wanted).await;
+    }
     if !paths.local_db().exists() {
         return Err(Error::not_found(format!("There is no server in {}", paths.root().display())));
     }
@@ -36,6 +43,8 @@ async fn carry_out(command: &Cluster) -> Result<()> {
             print!("{}", Nodes::read(&paths, &local)?.text());
             Ok(())
         }
+        Cluster::Backup { file } => backup::backup(&paths, file).await,
+        Cluster::Restore(_) => Ok(()),
         Cluster::Edit => edit::edit(&paths, &local),
         Cluster::RecoverFromQuorumLoss { quiet } => recover::recover(&paths, &local, *quiet).await,
         Cluster::Rejoin { quiet } => recover::rejoin(&paths, &local, *quiet),

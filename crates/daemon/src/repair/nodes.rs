@@ -131,7 +131,7 @@ impl Nodes {
 const STANDBY: usize = 2;
 
 /// An address that other members can use, with its port.
-fn usable(address: &str) -> Result<String> {
+pub fn usable(address: &str) -> Result<String> {
     let address = with_port(address);
     let wrong = || Error::bad_request(format!("\"{address}\" is no address of a member: it needs a host and a port"));
     let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::edge::reply::full;
 use crate::edge::{Body, Cx, Router};
-use crate::instances;
 use crate::join::{self, Accept, Joiner};
+use crate::{backup, instances};
 
 pub fn routes(r: &mut Router) {
     r.sync(&api::internal::READY, async |_, ()| Ok(json!({})));
@@ -28,6 +28,8 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::internal::ABORT, abort);
     r.sync(&api::internal::RESET, reset);
     r.sync(&api::internal::RAFT_NODE_REMOVE, remove_raft_node);
+    r.raw(&api::internal::BACKUP, backup::make::serve);
+    r.sync(&api::internal::OWN, backup::make::own);
     r.sync(&api::internal::POOL_REMOVE, remove_pool);
     r.sync(&api::internal::PROFILE_CHANGED, super::profile_effects::changed);
     r.sync(&api::internal::INSTANCES, super::instances::states);

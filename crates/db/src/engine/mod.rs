@@ -33,6 +33,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use crate::tx::{Tx, failed};
+pub use copy::Copy;
 use copy::Desk;
 use machine::Machine;
 use network::Post;
@@ -394,6 +395,16 @@ impl Db {
             Ok((machine::load(tx.0)?.data_index, hash))
         })
         .await
+    }
+
+    /// A whole copy of this replica in a file of its own, as of one moment; others can write meanwhile. True with it if
+    /// it has everything that was acknowledged before this call: a majority has said so.
+    pub async fn copy(&self) -> Result<(Copy, bool)> {
+        let confirmed = self.read_barrier().await.is_ok();
+        let machine = self.machine.clone();
+        let copied = tokio::task::spawn_blocking(move || machine.copy_out()).await;
+        let (_, copy) = copied.map_err(|e| Error::internal(e.to_string()))??;
+        Ok((copy, confirmed))
     }
 
     /// Makes the replica durable and forgets the log that it covers; members that lag behind then get a whole copy.

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use api::{Error, Result};
 use openraft::Membership;
-use openraft::type_config::alias::StoredMembershipOf;
-use openraft::vote::RaftLeaderId as _;
+use openraft::storage::RaftLogStorage as _;
+use openraft::type_config::alias::{LeaderIdOf, StoredMembershipOf, VoteOf};
+use openraft::vote::{RaftLeaderId as _, RaftVote as _};
 use rusqlite::{Connection, OpenFlags};
 
 use super::log::Log;
 use super::machine::{Machine, Standing, load, make_durable, store};
 use super::types::Types;
 use super::{Schema, lock};
-use crate::tx::failed;
+use crate::tx::{Tx, failed};
 
 /// What the files of a member say of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,4 +128,51 @@ impl Settled {
         drop(self.closed);
         Ok(incarnation)
     }
+}
+
+/// What `f` reads from a whole copy of a replica, after the incarnation of the database.
+pub fn look_into<T>(copy: &Path, schema: Schema, f: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<(u64, T)> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(copy, flags).map_err(failed)?;
+    let standing = load(&db)?;
+    too_new(standing.version, schema)?;
+    Ok((standing.incarnation, f(&Tx(&db))?))
+}
+
+/// Makes a database in the folder `dir` of a whole copy of a replica: `id` is its only member, under a new incarnation,
+/// which is returned, and `change` is made in it. The copy is moved there. A crash leaves a folder that is no
+/// good: it is made anew.
+pub async fn restore(
+    dir: &Path,
+    copy: &Path,
+    id: u64,
+    schema: Schema,
+    change: impl FnOnce(&Tx<'_>) -> Result<()>,
+) -> Result<u64> {
+    std::fs::create_dir(dir)?;
+    std::fs::rename(copy, dir.join("db.bin"))?;
+    let mut log = open(dir)?;
+    let settled = Settled::new(dir, schema).await?;
+    let db = super::machine::connect(&settled.path).map_err(failed)?;
+    let last = load(&db)?.last;
+    // It is elected in a term that is newer than all that it has.
+    let term = last.map_or(0, |id| id.committed_leader_id().term()) + 1;
+    log.save_vote(&VoteOf::<Types>::from_leader_id(LeaderIdOf::<Types>::new(term, id), false)).await?;
+    drop(log);
+    db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
+    change(&Tx(&db))?;
+    db.execute_batch("COMMIT").map_err(failed)?;
+    drop(db);
+    settled.belongs_to(id)
+}
+
+/// Refuses a database that this program does not know yet.
+fn too_new(version: i64, schema: Schema) -> Result<()> {
+    if version <= schema.latest {
+        return Ok(());
+    }
+    Err(Error::bad_request(format!(
+        "The database has schema version {version}, and this server knows versions up to {}: upgrade it",
+        schema.latest
+    )))
 }

@@ -8,10 +8,10 @@ use api::{Error, Result};
 
 use crate::ctx::Ctx;
 
-/// Repair a cluster from this server's own files (runs "incusd cluster" on this machine)
+/// Back up, restore or repair a cluster (runs "incusd cluster" on this machine)
 ///
-/// list-database, show, edit, recover-from-quorum-loss, rejoin, remove-raft-node, wipe: each explains itself with
-/// --help.
+/// backup, restore, list-database, show, edit, recover-from-quorum-loss, rejoin, remove-raft-node, wipe: each explains
+/// itself with --help.
 #[derive(clap::Args)]
 pub struct Cluster {
     #[arg(value_name = "command", trailing_var_arg = true, allow_hyphen_values = true)]

@@ -38,6 +38,11 @@ async fn open(path: &Path) -> Result<(tokio::fs::File, u64)> {
     Ok((file, size))
 }
 
+/// The rest of an open file as a body.
+pub fn file_stream(file: std::fs::File) -> Body {
+    body(tokio::fs::File::from_std(file))
+}
+
 /// A file as a body, and its size.
 pub async fn file_body(path: &Path) -> Result<(Body, u64)> {
     let (file, size) = open(path).await?;

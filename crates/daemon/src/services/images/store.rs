@@ -214,6 +214,9 @@ pub fn remove_torn(images: &Path) {
 
 /// Removes the files of images that were deleted while this member was away.
 pub async fn sweep(daemon: Arc<Daemon>) {
+    if daemon.paths.restored().exists() {
+        return;
+    }
     let files = std::fs::read_dir(daemon.paths.images()).into_iter().flatten().flatten();
     let names: Vec<String> = files.map(|f| f.file_name().to_string_lossy().into_owned()).collect();
     for name in names {

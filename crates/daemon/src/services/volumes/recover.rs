@@ -102,15 +102,23 @@ async fn sweep(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<()> 
     let (asked, of, own) = (pool.to_owned(), volume.clone(), daemon.member_id());
     let keep = daemon.db().read(move |tx| keep(tx, &asked, &of, own)).await?;
     let driver = pools::open(daemon, pool).await?;
-    if matches!(keep, Keep::Nothing) {
+    // What is younger than the backup is for a person to look at.
+    let restored = daemon.paths.restored().exists();
+    let remove = matches!(keep, Keep::Nothing) && !restored;
+    if remove {
         leases::take(daemon, leases::MEMBER, pool, volume).await?;
     }
     let of = volume.clone();
     let swept = blocking::run(move || match keep {
         Keep::All => Ok(()),
+        Keep::Snapshots(_) if restored => Ok(()),
         Keep::Snapshots(names) => {
             let there = driver.snapshots(&of)?;
             there.iter().filter(|s| !names.contains(s)).try_for_each(|s| driver.delete_snapshot(&of, s))
+        }
+        Keep::Nothing if restored => {
+            tracing::warn!("the volume {} is not in the backup that this member was restored from: it stays", of.name);
+            Ok(())
         }
         Keep::Nothing => {
             tracing::warn!("the volume {} belongs to nobody: it is removed", of.name);
