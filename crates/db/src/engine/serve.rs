@@ -6,6 +6,7 @@ use api::{Error, Result};
 use bytes::Bytes;
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::impls::EmptyNode;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::SnapshotOf;
@@ -189,11 +190,22 @@ impl Db {
         Ok((written.data, written.log_id.index()))
     }
 
+    /// One change at a time: while another is being made, as that of the roles, this one waits.
     async fn change_here(&self, change: Change) -> Result<()> {
+        let deadline = Instant::now() + self.options.patience;
+        loop {
+            match self.try_change(change.clone()).await? {
+                Ok(()) => return Ok(()),
+                Err(e) if in_progress(&e) && Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+                Err(e) => return Err(unavailable(format!("Changing the database members: {e}"))),
+            }
+        }
+    }
+
+    async fn try_change(&self, change: Change) -> Result<Result<(), Refused>> {
         let (change, retain) = match change {
             Change::AddLearner(id) => {
-                let added = self.raft.add_learner(id, EmptyNode {}, false).await;
-                return added.map(drop).map_err(|e| unavailable(format!("Adding a database member: {e}")));
+                return Ok(self.raft.add_learner(id, EmptyNode {}, false).await.map(drop));
             }
             Change::Voters(ids) if ids.is_empty() => {
                 return Err(Error::bad_request("The database can't do without voters"));
@@ -204,8 +216,7 @@ impl Db {
             }
             Change::Remove(id) => (ChangeMembers::RemoveNodes([id].into()), false),
         };
-        let changed = self.raft.change_membership(change, retain).await;
-        changed.map(drop).map_err(|e| unavailable(format!("Changing the database members: {e}")))
+        Ok(self.raft.change_membership(change, retain).await.map(drop))
     }
 
     async fn hand_over_here(&self, to: u64) -> Result<()> {
@@ -214,6 +225,15 @@ impl Db {
         }
         self.raft.trigger().transfer_leader(to).await.map_err(unavailable)
     }
+}
+
+/// Why the Raft library did not change the members.
+type Refused = RaftError<Types, ClientWriteError<Types>>;
+
+/// True if nothing has been done because another change is being made.
+fn in_progress(refused: &Refused) -> bool {
+    use ClientWriteError::ChangeMembershipError as OfMembers;
+    matches!(refused, RaftError::APIError(OfMembers(ChangeMembershipError::InProgress(_))))
 }
 
 // ---- the asking side --------------------------------------------------------------------------------------
