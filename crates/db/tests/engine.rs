@@ -558,3 +558,13 @@ async fn writes_that_wait_for_the_disk_are_noticed() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_the_members_wait_for_each_other() {
+    let (_cluster, members) = three(NEW).await;
+    let voters = |n: usize| if n.is_multiple_of(2) { vec![1] } else { vec![1, 2, 3] };
+    let changes = (0..6).map(|n| members[n % 3].change(Change::Voters(voters(n))));
+    for changed in futures::future::join_all(changes).await {
+        assert_eq!(changed, Ok(()));
+    }
+}

@@ -155,6 +155,8 @@ pub struct Db {
     /// Why the log can't be written, while it can't.
     stuck: watch::Receiver<Option<String>>,
     slow_writes: log::SlowWrites,
+    /// Held while the members are changed, which takes several steps.
+    changing: Arc<tokio::sync::Mutex<()>>,
     lock: Arc<File>,
     /// `None` in what works for the database itself: that does not keep it open.
     handle: Option<Handle>,
@@ -217,6 +219,7 @@ impl Db {
             quiet_until,
             stuck,
             slow_writes,
+            changing: Arc::default(),
             lock,
             handle: None,
         };

@@ -193,6 +193,7 @@ impl Db {
     /// One change at a time: while another is being made, as that of the roles, this one waits.
     async fn change_here(&self, change: Change) -> Result<()> {
         let deadline = Instant::now() + self.options.patience;
+        let _alone = self.changing.lock().await;
         loop {
             match self.try_change(change.clone()).await? {
                 Ok(()) => return Ok(()),
