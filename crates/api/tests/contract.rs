@@ -10,10 +10,13 @@ use api::key::{AnyKey, Scope};
 use serde_json::Value;
 
 /// Endpoints that Incus has without describing them, or that only we have.
-const OWN_ENDPOINTS: &[(&str, &str)] = &[(
-    "POST /1.0/cluster/members/{}/state/plan",
-    "a dry run must not be taken for the real thing by a server that doesn't know it",
-)];
+const OWN_ENDPOINTS: &[(&str, &str)] = &[
+    (
+        "POST /1.0/cluster/members/{}/state/plan",
+        "a dry run must not be taken for the real thing by a server that doesn't know it",
+    ),
+    ("GET /.well-known/acme-challenge/{}", "Incus answers it too, and describes it nowhere (RFC 8555)"),
+];
 
 /// Keys that Incus has without describing them, or that only we have.
 const OWN_KEYS: &[(&str, &str)] = &[

@@ -25,7 +25,7 @@ use crate::{blocking, volumes};
 
 /// Stands for the member itself among those who use a volume: no instance has this row id.
 pub const MEMBER: i64 = 0;
-/// How often it is looked whether the lease of a member that was removed has lapsed.
+/// How often it is looked whether the guard holds what it is to hold.
 const ROUND: Duration = Duration::from_secs(1);
 /// For so long a lease may be without a guard before what uses it is ended: there may be no more time than that.
 const UNGUARDED: Duration = Duration::from_secs(TTL.as_secs() / 3);
@@ -317,9 +317,19 @@ async fn report(daemon: &Arc<Daemon>) -> Result<Report> {
     Ok(blocking::run(move || guard.look()).await?.unwrap_or_default())
 }
 
+/// Brings the guard into line for as long as the daemon runs. Storage that hangs stops this, and nothing else.
+pub async fn keep(daemon: Arc<Daemon>) {
+    loop {
+        if let Err(e) = come_into_line(&daemon, daemon.guard.counted_lately()).await {
+            tracing::warn!("the leases of what runs here: {e}");
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
 /// Brings what the guard holds into line with what runs here. With a majority (`sure`) it is also known what belongs to
 /// another member: that is ended.
-pub async fn come_into_line(daemon: &Arc<Daemon>, sure: bool) -> Result<()> {
+async fn come_into_line(daemon: &Arc<Daemon>, sure: bool) -> Result<()> {
     let report = report(daemon).await?;
     if sure {
         end_strays(daemon, &report).await?;
@@ -327,7 +337,9 @@ pub async fn come_into_line(daemon: &Arc<Daemon>, sure: bool) -> Result<()> {
     let held: BTreeSet<&str> = report.leases.iter().map(|told| told.name.as_str()).collect();
     let wanted: Vec<Key> = daemon.leases.all().keys().cloned().collect();
     for key in wanted.iter().filter(|key| !held.contains(name(key).as_str())) {
-        guard_again(daemon, key).await?;
+        if let Err(e) = guard_again(daemon, key).await {
+            tracing::warn!("having the lease of {} renewed: {e}", name(key));
+        }
     }
     for told in &report.leases {
         let Some(key) = key(&told.name) else { continue };

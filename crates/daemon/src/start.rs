@@ -123,6 +123,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::events::members::follow(daemon.clone()));
     tokio::spawn(guard::watch(daemon.clone()));
     tokio::spawn(services::acme::watch(daemon.clone()));
+    tokio::spawn(leases::keep(daemon.clone()));
     tokio::spawn(plans::watch(daemon.clone()));
     tokio::spawn(plans::heal::watch(daemon.clone()));
     tokio::spawn(concerns::watch(daemon.clone()));

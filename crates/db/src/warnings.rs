@@ -93,6 +93,8 @@ codes! {
         NoVoterToSpare = 1004, "No database voter to spare";
         /// The certificate of the cluster will not be good for much longer.
         CertificateEnds = 1005, "Cluster certificate near its end";
+        /// Instances of a member that was gone were started elsewhere.
+        MemberHealed = 1006, "Cluster member healed";
     }
 }
 
@@ -101,7 +103,9 @@ impl Kind {
     pub const fn severity(self) -> Severity {
         match self {
             Kind::NetworkUnavailable | Kind::StoragePoolUnavailable | Kind::DatabaseDiverged => Severity::High,
-            Kind::PlanFailed | Kind::SlowDisk | Kind::NoVoterToSpare | Kind::CertificateEnds => Severity::Moderate,
+            Kind::PlanFailed | Kind::SlowDisk | Kind::NoVoterToSpare | Kind::CertificateEnds | Kind::MemberHealed => {
+                Severity::Moderate
+            }
             _ => Severity::Low,
         }
     }

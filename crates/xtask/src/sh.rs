@@ -32,3 +32,15 @@ pub fn show(program: &str, args: &[&str]) -> Result<()> {
 pub fn cargo(args: &[&str]) -> Result<()> {
     show(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args)
 }
+
+/// Runs cargo, and gives what it tells programs of what it builds.
+pub fn cargo_json(args: &[&str]) -> Result<Vec<serde_json::Value>> {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(args).arg("--message-format=json-render-diagnostics").current_dir(workspace());
+    let out = command.stderr(std::process::Stdio::inherit()).output()?;
+    if !out.status.success() {
+        return Err(format!("cargo {} failed: {}", args.join(" "), out.status).into());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}

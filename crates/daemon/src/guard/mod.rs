@@ -9,13 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::error::Context as _;
 use api::{Error, Result};
 use drivers::storage::lease::Held;
 use host::channel::Channel;
+use host::clock::since_boot;
 use host::process::Process;
 
 pub use quorum::{leave_alone, watch};
@@ -24,21 +25,51 @@ pub use wire::{Report, User};
 
 /// How long a guard may take to begin, or to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What was so this long ago is taken for what is.
+const LATELY: Duration = Duration::from_secs(3);
 const KILL: i32 = 9;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection that is kept open.
+type Link = Mutex<Option<Channel>>;
+
+/// What the guard has to know of the cluster.
+#[derive(Default)]
+struct Known {
+    confirmed: Duration,
+    fence_after: Option<Duration>,
+    /// The daemon is being stopped by a person: it stays at that.
+    left: bool,
+}
 
 /// The way to the guard. All of it blocks.
 pub struct Guard {
     socket: PathBuf,
     program: PathBuf,
-    link: Mutex<Option<Channel>>,
-    /// What was last told of the cluster: a guard that begins has to know it before it holds anything.
-    told: Mutex<(Duration, Option<Duration>)>,
+    /// One way for what takes its time, as giving back a lease on storage that hangs.
+    link: Link,
+    /// And one for what must not wait for that.
+    urgent: Link,
+    /// What is known of the cluster: a guard that begins has to know it before it holds anything.
+    known: Mutex<Known>,
+    /// When a majority last counted this member, if it did since the daemon was started.
+    counted: Mutex<Option<Duration>>,
 }
 
 impl Guard {
     /// The guard that listens at `socket`; `program` is run as one.
     pub fn new(socket: PathBuf, program: PathBuf) -> Guard {
-        Guard { socket, program, link: Mutex::default(), told: Mutex::default() }
+        Guard {
+            socket,
+            program,
+            link: Link::default(),
+            urgent: Link::default(),
+            known: Mutex::default(),
+            counted: Mutex::default(),
+        }
     }
 
     /// Has a lease renewed from now on, and `users` ended before others may take it. A guard is started if there is none.
@@ -46,9 +77,8 @@ impl Guard {
         let ask = Ask::Hold { name: name.to_owned(), lease: Box::new(lease), users };
         if self.ask(&ask)?.is_none() {
             self.start()?;
-            let (confirmed, fence_after) = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut link = self.link();
-            self.exchange(&mut link, &Ask::Quorum { confirmed, fence_after })?;
+            let mut link = lock(&self.link);
+            self.exchange(&mut link, &self.quorum())?;
             self.exchange(&mut link, &ask)?;
         }
         Ok(())
@@ -69,18 +99,46 @@ impl Guard {
         self.ask(&Ask::Look)
     }
 
-    /// Tells what is known of the cluster.
-    pub fn tell_quorum(&self, confirmed: Duration, fence_after: Option<Duration>) -> Result<Option<Report>> {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = (confirmed, fence_after);
-        self.ask(&Ask::Quorum { confirmed, fence_after })
+    /// A majority has counted this member at that moment.
+    fn note_counted(&self, at: Duration) {
+        *lock(&self.counted) = Some(at);
     }
 
-    fn link(&self) -> std::sync::MutexGuard<'_, Option<Channel>> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    /// True if a majority has counted this member a moment ago: what its replica says is no older than that.
+    pub fn counted_lately(&self) -> bool {
+        let counted = *lock(&self.counted);
+        counted.is_some_and(|at| since_boot().saturating_sub(at) < LATELY)
+    }
+
+    /// Notes when a majority last counted this member, and after how long without that the guard has to act.
+    fn note_quorum(&self, confirmed: Duration, fence_after: Option<Duration>) {
+        let mut known = lock(&self.known);
+        if !known.left {
+            *known = Known { confirmed, fence_after, left: false };
+        }
+    }
+
+    /// From now on the guard is without this daemon, and acts on no silence.
+    fn note_left(&self) {
+        *lock(&self.known) = Known { confirmed: since_boot(), fence_after: None, left: true };
+    }
+
+    /// Tells what is known of the cluster.
+    fn tell_quorum(&self) -> Result<Option<Report>> {
+        self.ask_over(&self.urgent, &self.quorum())
+    }
+
+    fn quorum(&self) -> Ask {
+        let known = lock(&self.known);
+        Ask::Quorum { confirmed: known.confirmed, fence_after: known.fence_after }
     }
 
     fn ask(&self, ask: &Ask) -> Result<Option<Report>> {
-        let mut link = self.link();
+        self.ask_over(&self.link, ask)
+    }
+
+    fn ask_over(&self, link: &Link, ask: &Ask) -> Result<Option<Report>> {
+        let mut link = lock(link);
         if link.is_none() && UnixStream::connect(&self.socket).is_err() {
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use host::clock::since_boot;
 
 use super::Report;
 use crate::state::Daemon;
-use crate::{blocking, instances, leases};
+use crate::{blocking, instances};
 
 /// How often it is found out.
 const ROUND: Duration = Duration::from_secs(1);
@@ -19,20 +19,19 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// How long a majority may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Tells the guard, for as long as the daemon runs.
+/// Finds it out and tells the guard, for as long as the daemon runs.
 pub async fn watch(daemon: Arc<Daemon>) {
+    // A guard that hangs keeps waiting who tells it, and the one that takes its place has to know what is so by then.
+    tokio::spawn(tell_again_and_again(daemon.clone()));
     // Whoever has just started has not been heard of yet, and has the time to be.
     let mut confirmed = since_boot();
     loop {
         let now = ask(&daemon).await;
-        confirmed = confirmed.max(now.unwrap_or_default());
-        let fence_after = cluster::health::healing_threshold(&daemon.snapshot().config);
-        if let Err(e) = tell(&daemon, confirmed, fence_after).await {
-            tracing::warn!("telling the guard: {e}");
+        if let Some(now) = now {
+            confirmed = confirmed.max(now);
+            daemon.guard.note_counted(now);
         }
-        if let Err(e) = leases::come_into_line(&daemon, now.is_some()).await {
-            tracing::warn!("the leases of what runs here: {e}");
-        }
+        daemon.guard.note_quorum(confirmed, cluster::health::healing_threshold(&daemon.snapshot().config));
         if now.is_some() && daemon.instances.fenced.notified().now_or_never().is_some() {
             tokio::spawn(start_fenced(daemon.clone()));
         }
@@ -40,16 +39,26 @@ pub async fn watch(daemon: Arc<Daemon>) {
     }
 }
 
-/// Lets the guard go on without this daemon, which is being stopped by a person.
+async fn tell_again_and_again(daemon: Arc<Daemon>) {
+    loop {
+        if let Err(e) = tell(&daemon).await {
+            tracing::warn!("telling the guard: {e}");
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+/// Leaves the guard to go on without this daemon, which is being stopped by a person.
 pub async fn leave_alone(daemon: &Arc<Daemon>) {
-    if let Err(e) = tell(daemon, since_boot(), None).await {
+    daemon.guard.note_left();
+    if let Err(e) = tell(daemon).await {
         tracing::warn!("telling the guard that this daemon is being stopped: {e}");
     }
 }
 
-async fn tell(daemon: &Arc<Daemon>, confirmed: Duration, fence_after: Option<Duration>) -> Result<Option<Report>> {
+async fn tell(daemon: &Arc<Daemon>) -> Result<Option<Report>> {
     let guard = daemon.guard.clone();
-    blocking::run(move || guard.tell_quorum(confirmed, fence_after)).await
+    blocking::run(move || guard.tell_quorum()).await
 }
 
 /// The moment at which a majority counted this member; none if it does not answer now.

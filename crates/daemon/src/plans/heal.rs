@@ -145,11 +145,11 @@ fn new_uuid() -> String {
 pub fn warn(tx: &Tx<'_>, plan: (Kind, i64), name: &str, taken: usize, failed: &str) -> Result<()> {
     let (kind, member) = plan;
     let now = Timestamp::now();
-    let (offline, not_done) =
-        (Subject::member(WarningKind::OfflineMember, member), Subject::member(WarningKind::PlanFailed, member));
+    let (healed, not_done) =
+        (Subject::member(WarningKind::MemberHealed, member), Subject::member(WarningKind::PlanFailed, member));
     match kind {
         Kind::Restore => {
-            db::warnings::resolve(tx, offline, now)?;
+            db::warnings::resolve(tx, healed, now)?;
             db::warnings::resolve(tx, not_done, now)
         }
         Kind::Heal => {
@@ -158,7 +158,7 @@ pub fn warn(tx: &Tx<'_>, plan: (Kind, i64), name: &str, taken: usize, failed: &s
                     "\"{name}\" did not answer: {taken} of its instances were started elsewhere (when it is back: incus \
                      cluster restore {name})"
                 );
-                db::warnings::raise(tx, offline, &text, &new_uuid(), now)?;
+                db::warnings::raise(tx, healed, &text, &new_uuid(), now)?;
             }
             match failed {
                 "" => db::warnings::resolve(tx, not_done, now),

@@ -48,6 +48,8 @@ pub struct Plans {
     active: Mutex<HashSet<String>>,
     received: Mutex<HashMap<i64, member::Counter>>,
     silent: Mutex<HashMap<i64, Instant>>,
+    /// When each unfinished plan was first seen here, by UUID.
+    seen: Mutex<HashMap<String, Instant>>,
     fetching: Mutex<HashMap<i64, CancellationToken>>,
     gate: gate::Gate,
     /// What is known of the leases of members that don't answer, by pool: one whose storage hangs stops no other.
@@ -61,6 +63,7 @@ impl Default for Plans {
             active: Mutex::default(),
             received: Mutex::default(),
             silent: Mutex::default(),
+            seen: Mutex::default(),
             fetching: Mutex::default(),
             gate: gate::Gate::default(),
             watches: Mutex::default(),
@@ -108,6 +111,25 @@ impl Plans {
     /// True if a member has been offline for so long that it is no mistake.
     fn lost(&self, member: i64) -> bool {
         lock(&self.silent).get(&member).is_some_and(|since| since.elapsed() >= SURE)
+    }
+
+    /// Notes which plans there are; those that have ended are forgotten.
+    fn see(&self, unfinished: &[Plan]) {
+        let mut seen = lock(&self.seen);
+        seen.retain(|uuid, _| unfinished.iter().any(|p| p.uuid == *uuid));
+        for plan in unfinished {
+            seen.entry(plan.uuid.clone()).or_insert_with(Instant::now);
+        }
+    }
+
+    /// True if a plan was there before its runner fell silent. Who has stored a plan since then is back, even if the next
+    /// heartbeat has not told so yet; it is believed to be gone again only after the time `patience`.
+    fn is_older_than_silence(&self, plan: &str, runner: i64, patience: Duration) -> bool {
+        let (seen, silent) = (lock(&self.seen).get(plan).copied(), lock(&self.silent).get(&runner).copied());
+        match (seen, silent) {
+            (Some(seen), Some(silent)) => silent > seen || seen.elapsed() > patience,
+            _ => true,
+        }
     }
 
     /// What is known of the leases of a pool.
@@ -253,13 +275,18 @@ fn note_silence(daemon: &Daemon) {
 }
 
 async fn round(daemon: &Arc<Daemon>) -> Result<()> {
-    for plan in daemon.db().peek(db::plans::unfinished).await? {
+    let unfinished = daemon.db().peek(db::plans::unfinished).await?;
+    daemon.plans.see(&unfinished);
+    let patience = SURE + Duration::from_millis(cluster::health::threshold_ms(&daemon.snapshot().config));
+    for plan in unfinished {
         if daemon.plans.runs(&plan.uuid) {
             continue;
         }
         let own = daemon.member_id();
         if plan.runner != Some(own) {
-            let orphan = plan.runner.is_none_or(|runner| member::offline(daemon, runner));
+            let orphan = plan.runner.is_none_or(|runner| {
+                member::offline(daemon, runner) && daemon.plans.is_older_than_silence(&plan.uuid, runner, patience)
+            });
             if !orphan || !daemon.db().status().leads() {
                 continue;
             }
@@ -277,5 +304,24 @@ fn resume(daemon: &Arc<Daemon>, plan: Plan) {
         let resources = Body::of(&plan).map(|body| runner::resources(&body)).unwrap_or_default();
         let new = operation_of(daemon, plan.kind, &plan.uuid, &runner::project(&plan), resources);
         carry_out(daemon, new, plan.uuid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_stored_a_plan_since_it_fell_silent_is_back() {
+        let plans = Plans::default();
+        let (long_ago, now) = (Instant::now() - Duration::from_secs(60), Instant::now());
+        let older = |seen: Instant, silent: Instant, patience| {
+            lock(&plans.seen).insert("plan".into(), seen);
+            lock(&plans.silent).insert(3, silent);
+            plans.is_older_than_silence("plan", 3, Duration::from_secs(patience))
+        };
+        assert!(older(long_ago, now, 100), "it fell silent while it carried the plan out");
+        assert!(!older(now, long_ago, 100), "it was silent, and is back");
+        assert!(older(long_ago, long_ago - Duration::from_secs(1), 20), "it was back, and has gone again at once");
     }
 }

@@ -172,11 +172,7 @@ async fn reset(cx: Cx, (): ()) -> Result<()> {
         }
         return join::reset(&daemon).await;
     }
-    tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        if let Err(e) = join::reset(&daemon).await {
-            tracing::error!("becoming a server without a cluster: {e}");
-        }
-    });
-    Ok(())
+    // Whoever has asked may go away: it is brought to its end.
+    let done = tokio::spawn(async move { join::reset(&daemon).await }).await;
+    done.map_err(|e| Error::internal(format!("Becoming a server without a cluster: {e}")))?
 }

@@ -14,9 +14,10 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
 
-/// The addresses of pages are those that are kept for documents (RFC 5737).
-fn in_the_lab(text: &str) -> String {
-    text.replace("192.0.2.10", "10.77.0.")
+/// The addresses of pages are those that are kept for documents (RFC 5737); what all machines mount is a folder that they
+/// all see.
+fn in_the_lab(cluster: &Cluster, text: &str) -> String {
+    text.replace("192.0.2.10", "10.77.0.").replace("/mnt/nfs", &cluster.lab.dir.join("nfs").to_string_lossy())
 }
 
 fn number(machine: &str) -> Result<usize> {
@@ -28,7 +29,7 @@ fn number(machine: &str) -> Result<usize> {
 fn typed(cluster: &Cluster, machine: &str, command: &str) -> Result<String> {
     let programs = cluster.programs.incus.parent().unwrap_or(Path::new("/")).display();
     let machine = &cluster.lab.machines[number(machine)? - 1];
-    let script = format!("cd; export PATH={programs}:$PATH TZ=UTC; exec 2>&1; {}", in_the_lab(command));
+    let script = format!("cd; export PATH={programs}:$PATH TZ=UTC; exec 2>&1; {}", in_the_lab(cluster, command));
     Ok(machine.run("sh", &["-c", &script], "")?.out)
 }
 
@@ -74,6 +75,7 @@ fn done(cluster: &mut Cluster, what: &str) -> Result<()> {
 /// Does what a page says.
 fn is_true(mut cluster: Cluster, file: &str) -> Result<()> {
     let text = std::fs::read_to_string(docs().join(file))?;
+    std::fs::create_dir(cluster.lab.dir.join("nfs"))?;
     for step in page::steps(&text) {
         match step {
             Step::Lab { line, what } => {
@@ -81,7 +83,7 @@ fn is_true(mut cluster: Cluster, file: &str) -> Result<()> {
             }
             Step::Run { line, machine, command, output } => {
                 let printed = typed(&cluster, &machine, &command)?;
-                if !page::fits(&in_the_lab(&output), &printed) {
+                if !page::fits(&in_the_lab(&cluster, &output), &printed) {
                     eprintln!("{}\n{command}\nprints\n{printed}\nand not\n{output}", cluster.lab.logs());
                     return Err(format!("{file}:{line}: another output").into());
                 }

@@ -110,7 +110,7 @@ fn healed(world: &mut World, what: Harm) -> Result<()> {
     let now_at = world.at(other, "c1")?;
     assert!(now_at != victim && world.list(other)?["c1"].0 == "RUNNING", "{now_at}");
     let warned = world.cluster.incus(other, &["warning", "list", "-f", "csv"])?;
-    assert!(warned.contains("Offline cluster member"), "{warned}");
+    assert!(warned.contains("Cluster member healed"), "{warned}");
 
     mend(world, what, victim)?;
     // It is back, finds that its instance is elsewhere, and takes it back only when a person says so.
