@@ -20,23 +20,24 @@ pub type Done = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Makes an account with the authority whose directory is at `url`, which agrees to its terms; what is needed to use it
 /// again, a secret.
-pub async fn account(url: &str, email: &str) -> Result<Value> {
+pub async fn account(web: Web, url: &str, email: &str) -> Result<Value> {
     let contact = format!("mailto:{email}");
     let new = NewAccount { contact: &[&contact], terms_of_service_agreed: true, only_return_existing: false };
-    let made = Account::builder_with_http(http()?).create(&new, url.to_owned(), None).await;
+    let made = Account::builder_with_http(Box::new(Http(web))).create(&new, url.to_owned(), None).await;
     let (_, credentials) = made.map_err(|e| failed("making an account", &e))?;
     serde_json::to_value(&credentials).map_err(|e| Error::internal(e.to_string()))
 }
 
 /// Gets a certificate for the domain, with a new key. `answer` is told a token and what has to be found there.
 pub async fn certificate(
+    web: Web,
     account: &Value,
     domain: &str,
     answer: impl Fn(String, String) -> Done + Send + Sync,
 ) -> Result<Identity> {
     let credentials: AccountCredentials = serde_json::from_value(account.clone())
         .map_err(|_| Error::internal("The account with the ACME authority is unreadable"))?;
-    let account = Account::builder_with_http(http()?).from_credentials(credentials).await;
+    let account = Account::builder_with_http(Box::new(Http(web))).from_credentials(credentials).await;
     let account = account.map_err(|e| failed("using the account", &e))?;
     let names = [Identifier::Dns(domain.to_owned())];
     let mut order = account.new_order(&NewOrder::new(&names)).await.map_err(|e| failed("ordering", &e))?;
@@ -89,10 +90,6 @@ fn failed(what: &str, e: &instant_acme::Error) -> Error {
 
 /// HTTP as the rest of the program speaks it.
 struct Http(Web);
-
-fn http() -> Result<Box<Http>> {
-    Ok(Box::new(Http(Web::new()?)))
-}
 
 impl HttpClient for Http {
     fn request(

@@ -3,6 +3,7 @@
 pub mod acme;
 pub mod authority;
 pub mod http;
+pub mod proxy;
 pub mod tls;
 pub mod web;
 

@@ -12,13 +12,13 @@ use hyper::client::conn::http1::handshake;
 use hyper::header::{HOST, LOCATION};
 use hyper::{HeaderMap, Method, Request, Response, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::http::{Body, empty, full};
+use crate::proxy::{self, Proxies};
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -37,13 +37,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Web {
     tls: Arc<ClientConfig>,
     headers: HeaderMap,
+    proxies: Proxies,
 }
 
 impl Web {
     /// Believes servers that the machine's authorities vouch for (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
     pub fn new() -> Result<Web> {
         static SYSTEM: LazyLock<Result<Arc<ClientConfig>>> = LazyLock::new(system);
-        Ok(Web { tls: SYSTEM.clone()?, headers: HeaderMap::new() })
+        Ok(Web { tls: SYSTEM.clone()?, headers: HeaderMap::new(), proxies: Proxies::default() })
     }
 
     /// Believes only the server with this certificate in PEM; the machine's authorities if it is empty.
@@ -52,13 +53,20 @@ impl Web {
             return Web::new();
         }
         let fingerprint = crate::tls::fingerprint(certificate)?;
-        Ok(Web { tls: crate::tls::client_config(&fingerprint, None)?, headers: HeaderMap::new() })
+        let tls = crate::tls::client_config(&fingerprint, None)?;
+        Ok(Web { tls, headers: HeaderMap::new(), proxies: Proxies::default() })
     }
 
     /// Sends these headers along with each request.
     #[must_use]
     pub fn with_headers(self, headers: HeaderMap) -> Web {
         Web { headers, ..self }
+    }
+
+    /// Reaches servers by these proxies.
+    #[must_use]
+    pub fn by(self, proxies: Proxies) -> Web {
+        Web { proxies, ..self }
     }
 
     /// The answer to a `GET`, its body still to be read; anything but success is an error.
@@ -117,7 +125,10 @@ impl Web {
         let (mut sender, connection) = handshake::<_, Body>(TokioIo::new(stream)).await.map_err(bad)?;
         tokio::spawn(connection);
         let path = at.path_and_query().map_or("/", |p| p.as_str());
-        let mut request = Request::builder().method(method).uri(path);
+        // A proxy has to know the server, unless everything goes through it unread.
+        let plain_by_proxy = at.scheme_str() == Some("http") && self.proxies.of(at).is_some();
+        let target = if plain_by_proxy { at.to_string() } else { path.to_owned() };
+        let mut request = Request::builder().method(method).uri(target);
         if let Some(headers) = request.headers_mut() {
             headers.clone_from(&self.headers);
         }
@@ -130,14 +141,15 @@ impl Web {
     }
 
     async fn open(&self, at: &Uri) -> std::io::Result<Box<dyn Stream>> {
-        let tls = at.scheme_str() == Some("https");
-        let host = at.host().unwrap_or_default().trim_matches(['[', ']']);
-        let port = at.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port)).await?;
-        if !tls {
+        let by = self.proxies.of(at);
+        let mut stream = TcpStream::connect(proxy::place(by.unwrap_or(at))).await?;
+        if at.scheme_str() != Some("https") {
             return Ok(Box::new(stream));
         }
-        let name = ServerName::try_from(host.to_owned()).map_err(std::io::Error::other)?;
+        if by.is_some() {
+            proxy::tunnel(&mut stream, at).await?;
+        }
+        let name = proxy::server_name(at)?;
         Ok(Box::new(tokio_rustls::TlsConnector::from(self.tls.clone()).connect(name, stream).await?))
     }
 }

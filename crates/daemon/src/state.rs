@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use api::error::Context as _;
 use api::event::Lifecycle;
 use api::key::{Config, Read as _};
+use api::keys::server::{PROXY_HTTP, PROXY_HTTPS, PROXY_IGNORE_HOSTS};
 use api::{Error, Result};
-use client::Remote;
+use client::proxy::Proxies;
 use client::tls::{Identity, client_config_for, server_config};
+use client::{Remote, Web};
 use cluster::Health;
 use db::certificates::{Certificate, CertificateType};
 use db::cluster_certificate::ClusterCertificate;
@@ -394,6 +396,14 @@ impl Daemon {
 
     fn tls(&self) -> std::sync::RwLockReadGuard<'_, Tls> {
         self.tls.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What gets things from web servers: believes only the one with this certificate in PEM, or the machine's authorities
+    /// if it is empty, and goes by the proxies that the configuration names.
+    pub fn web(&self, certificate: &str) -> Result<Web> {
+        let config = &self.snapshot().config;
+        let [http, https, direct] = [&PROXY_HTTP, &PROXY_HTTPS, &PROXY_IGNORE_HOSTS].map(|key| config.read(key));
+        Ok(Web::pinned(certificate)?.by(Proxies::new(&http, &https, &direct)?))
     }
 
     /// The other member at `address`.

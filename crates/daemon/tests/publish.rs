@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use web::{Page, Pages};
 
 const TLS: &str = "https://10.77.0.1:8444";
+/// A host that is reached by the proxy only.
+const BEHIND: &str = "images.example";
 const PLAIN: &str = "http://10.77.0.1:8080";
 
 fn rootfs(cluster: &Cluster, number: usize, name: &str) -> PathBuf {
@@ -50,7 +52,7 @@ fn post(cluster: &Cluster, number: usize, path: &str, body: &Value) -> Result<St
 /// A cluster of two, a server for itself, and a web server on the first machine that all trust.
 fn rack(name: &str, programs: Programs) -> Result<(Cluster, Pages)> {
     let lab = Lab::temporary(name, 3)?;
-    let identity = Identity::generate("web", &["10.77.0.1".to_owned()])?;
+    let identity = Identity::generate("web", &["10.77.0.1".to_owned(), BEHIND.to_owned()])?;
     let authority = lab.dir.join("authority.pem");
     std::fs::write(&authority, &identity.certificate)?;
     let env = [("SSL_CERT_FILE", authority.to_str().unwrap())];
@@ -81,6 +83,7 @@ fn images_are_published_and_come_from_elsewhere() -> Result<()> {
         snapshots(&cluster)?;
         refusals(&cluster)?;
         from_urls(&cluster, &pages)?;
+        by_proxy(&cluster, &pages)?;
         from_streams(&cluster, &pages)?;
         from_another_server(&cluster)?;
         for number in 1..=3 {
@@ -248,6 +251,34 @@ fn from_urls(cluster: &Cluster, pages: &Pages) -> Result<()> {
     let slow = running.as_array().unwrap().iter().find(|o| o["may_cancel"] == true).unwrap();
     cluster.incus(1, &["query", "-X", "DELETE", &format!("/1.0/operations/{}", slow["id"].as_str().unwrap())])?;
     cluster.until("nothing left of it", || Ok((!torn()).then_some(())))
+}
+
+/// The same by a proxy: what is not secret is asked of it, and through it goes what is.
+fn by_proxy(cluster: &Cluster, pages: &Pages) -> Result<()> {
+    let at = pages.lock().unwrap()["/image"].headers[1].1.replace("10.77.0.1:8444", BEHIND);
+    let hash = pages.lock().unwrap()["/image"].headers[0].1.clone();
+    let described = page(&[("Incus-Image-Hash", &hash), ("Incus-Image-URL", &at)], b"");
+    pages.lock().unwrap().insert("/behind".into(), described);
+    let source = json!({"source": {"type": "url", "url": format!("http://{BEHIND}/behind")}});
+    let said = cluster.incus_in(2, &["query", "-X", "POST", "--wait", "-d", &source.to_string(), "/1.0/images"], "")?;
+    assert!(said.refused()?.contains(BEHIND), "nothing is known of the host");
+    let asked = web::proxy(&cluster.lab.machines[0])?;
+    let proxy = "http://10.77.0.1:3128";
+    for key in ["core.proxy_http", "core.proxy_https"] {
+        cluster.incus(1, &["config", "set", &format!("{key}={proxy}")])?;
+    }
+    post(cluster, 2, "/1.0/images", &source)?;
+    let head = format!("HEAD http://{BEHIND}/behind HTTP/1.1");
+    assert_eq!(*asked.lock().unwrap(), [head, format!("CONNECT {BEHIND}:443 HTTP/1.1")]);
+    cluster.incus(1, &["image", "delete", &hash])?;
+    cluster.incus(1, &["config", "set", &format!("core.proxy_ignore_hosts={BEHIND}")])?;
+    let said = cluster.incus_in(2, &["query", "-X", "POST", "--wait", "-d", &source.to_string(), "/1.0/images"], "")?;
+    assert!(said.refused()?.contains(BEHIND), "it is reached directly, and can't be");
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    for key in ["core.proxy_http", "core.proxy_https", "core.proxy_ignore_hosts"] {
+        cluster.incus(1, &["config", "unset", key])?;
+    }
+    Ok(())
 }
 
 /// SHA-256 of `hello`.

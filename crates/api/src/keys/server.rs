@@ -127,6 +127,14 @@ crate::keys! { SERVER {
     /// Where it refuses, or does not work, nothing is placed; an evacuation stops an instance that it refuses, and does
     /// without it where it does not work.
     PLACEMENT_SCRIPTLET: String = "instances.placement.scriptlet", "", Global;
+    /// The proxy, as `http://host:port`, by which the daemon reaches web servers over HTTP; that of `HTTP_PROXY` in its
+    /// environment if empty.
+    PROXY_HTTP: String = "core.proxy_http", "", Global;
+    /// The same over HTTPS, and for `HTTPS_PROXY`.
+    PROXY_HTTPS: String = "core.proxy_https", "", Global;
+    /// Hosts that are reached without a proxy, separated by commas: names (and all below them), addresses, `host:port`, or
+    /// `*`; those of `NO_PROXY` if empty.
+    PROXY_IGNORE_HOSTS: String = "core.proxy_ignore_hosts", "", Global;
     /// The pattern of generated MAC addresses; `x` is any digit.
     HWADDR_PATTERN: String = "network.hwaddr_pattern", "10:66:6a:xx:xx:xx", Global, |v| hwaddr_pattern(v);
     /// Anything.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::key::{Config, Scope};
-use api::keys::server::{PLACEMENT_SCRIPTLET, SERVER};
+use api::keys::server::{PLACEMENT_SCRIPTLET, PROXY_HTTP, PROXY_HTTPS, SERVER};
 use api::server::{Environment, Server, ServerPut, StorageDriver};
 use api::{Error, Result};
 
@@ -78,9 +78,12 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
     for (key, value) in changes {
         api::key::check(SERVER, &key, &value)?;
         let scope = api::key::find(SERVER, &key).map_or(Scope::Global, |k| k.scope());
+        let refused = |e: Error| Error::bad_request(format!("cannot set '{key}' to '{value}': {}", e.message));
         if key == PLACEMENT_SCRIPTLET.name && !value.trim().is_empty() {
-            let refused = |e: Error| Error::bad_request(format!("cannot set '{key}' to '{value}': {}", e.message));
             scripted::check(value.clone()).await.map_err(refused)?;
+        } else if [PROXY_HTTP.name, PROXY_HTTPS.name].contains(&key.as_str()) {
+            client::proxy::proxy(&value)
+                .map_err(|e| Error::bad_request(format!("cannot set '{key}': {}", e.message)))?;
         }
         let of = if scope == Scope::Local { &mut local } else { &mut global };
         of.insert(key, value);

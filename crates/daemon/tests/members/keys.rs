@@ -15,7 +15,8 @@ pub fn take_effect(cluster: &Cluster) -> Result<()> {
     for number in 1..=5 {
         assert_eq!(cluster.incus(number, &["config", "get", "user.everywhere"])?.trim(), "1");
     }
-    cluster.refused_with(2, &["config", "set", "core.proxy_http=x"], "unknown key")?;
+    cluster.refused_with(2, &["config", "set", "core.proxy_http=ftp://x"], "is no proxy")?;
+    cluster.refused_with(2, &["config", "set", "images.default_architecture=x86_64"], "unknown key")?;
     metrics(cluster)?;
     address(cluster)
 }

@@ -89,3 +89,48 @@ fn answer(mut stream: impl Stream, pages: &Pages) -> Result<()> {
     stream.flush()?;
     Ok(())
 }
+
+/// A proxy on that machine, at port 3128, until the test ends: it takes the web server of [`serve`] for any host. What it
+/// was asked for, line by line.
+pub fn proxy(machine: &Machine) -> Result<Arc<Mutex<Vec<String>>>> {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (listener, seen) = (listen(machine, 3128)?, asked.clone());
+    let network = std::fs::File::open(format!("/proc/{}/ns/net", machine.init()?))?;
+    // The threads that this one starts are in the machine's network, too.
+    std::thread::spawn(move || -> std::io::Result<()> {
+        move_into_link_name_space(std::os::fd::AsFd::as_fd(&network), Some(LinkNameSpaceType::Network))?;
+        for stream in listener.incoming().flatten() {
+            let seen = seen.clone();
+            std::thread::spawn(move || pass_on(stream, &seen));
+        }
+        Ok(())
+    });
+    Ok(asked)
+}
+
+fn pass_on(mut from: TcpStream, asked: &Mutex<Vec<String>>) -> Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        from.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head)?;
+    let (first, rest) = head.split_once("\r\n").ok_or("no request")?;
+    asked.lock().unwrap().push(first.to_owned());
+    let to = if first.starts_with("CONNECT ") {
+        from.write_all(b"HTTP/1.1 200 Connected\r\n\r\n")?;
+        TcpStream::connect("127.0.0.1:8444")?
+    } else {
+        let words: Vec<&str> = first.split(' ').collect();
+        let path = words[1].splitn(4, '/').last().unwrap_or_default();
+        let mut to = TcpStream::connect("127.0.0.1:8080")?;
+        to.write_all(format!("{} /{path} {}\r\n{rest}", words[0], words[2]).as_bytes())?;
+        to
+    };
+    let (mut back, mut forth) = ((to.try_clone()?, from.try_clone()?), (from, to));
+    std::thread::spawn(move || std::io::copy(&mut forth.0, &mut forth.1));
+    std::io::copy(&mut back.0, &mut back.1)?;
+    back.1.shutdown(std::net::Shutdown::Both)?;
+    Ok(())
+}
