@@ -400,8 +400,8 @@ impl Daemon {
 
     /// What gets things from web servers: believes only the one with this certificate in PEM, or the machine's authorities
     /// if it is empty, and goes by the proxies that the configuration names.
-    pub fn web(&self, certificate: &str) -> Result<Web> {
-        let config = &self.snapshot().config;
+    pub async fn web(&self, certificate: &str) -> Result<Web> {
+        let config = self.view(db::config::get).await?;
         let [http, https, direct] = [&PROXY_HTTP, &PROXY_HTTPS, &PROXY_IGNORE_HOSTS].map(|key| config.read(key));
         Ok(Web::pinned(certificate)?.by(Proxies::new(&http, &https, &direct)?))
     }

@@ -111,7 +111,7 @@ async fn renew(daemon: &Arc<Daemon>, settings: &Settings) -> Result<()> {
         let daemon = theirs.clone();
         Box::pin(async move { open(&daemon, token, key).await })
     };
-    let got = acme::certificate(daemon.web("")?, &account.credentials, &settings.domain, answer).await;
+    let got = acme::certificate(daemon.web("").await?, &account.credentials, &settings.domain, answer).await;
     daemon.write(|tx| db::acme::set_challenges(tx, &BTreeMap::new())).await?;
     cluster_certificate::replace(daemon, got?).await?;
     daemon.hub.lifecycle(
@@ -127,7 +127,7 @@ async fn account(daemon: &Arc<Daemon>, settings: &Settings) -> Result<Account> {
     if let Some(known) = known.filter(|a| a.url == settings.url && a.email == settings.email) {
         return Ok(known);
     }
-    let credentials = acme::account(daemon.web("")?, &settings.url, &settings.email).await?;
+    let credentials = acme::account(daemon.web("").await?, &settings.url, &settings.email).await?;
     let new = Account { url: settings.url.clone(), email: settings.email.clone(), credentials };
     let kept = new.clone();
     daemon.write(move |tx| db::acme::set_account(tx, &kept)).await?;

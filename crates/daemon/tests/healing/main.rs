@@ -168,6 +168,7 @@ fn a_guard_that_is_killed_is_replaced(world: &World) -> Result<()> {
     let first = world.cluster.until("a guard", || Ok(machine.guard_pid()))?;
     must("kill", &["-s", "KILL", &first.to_string()])?;
     world.cluster.until("another guard", || Ok(machine.guard_pid().filter(|pid| *pid != first)))?;
+    world.renewed("c1")?;
     // One that hangs is replaced, too.
     let second = world.cluster.until("a guard", || Ok(machine.guard_pid()))?;
     must("kill", &["-s", "STOP", &second.to_string()])?;

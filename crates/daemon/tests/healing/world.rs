@@ -103,6 +103,25 @@ impl World {
         self.cluster.until("the instance at work", || Ok(last(&self.lives(name)?).filter(|at| *at > before).map(drop)))
     }
 
+    /// Waits until the lease of an instance's volume is renewed.
+    pub fn renewed(&self, name: &str) -> Result<()> {
+        let lease = || -> Result<Option<(PathBuf, String)>> {
+            let mut files: Vec<PathBuf> =
+                std::fs::read_dir(self.common().join("leases"))?.map(|e| Ok(e?.path())).collect::<Result<_>>()?;
+            files.retain(|f| f.file_stem().is_some_and(|stem| *stem == *format!("containers_{name}")));
+            files.sort_by_key(|f| f.extension().and_then(|n| n.to_str()?.parse::<u64>().ok()));
+            let newest = files.pop();
+            Ok(newest.and_then(|f| Some((f.clone(), std::fs::read_to_string(f).ok()?))))
+        };
+        let mut seen = None;
+        self.cluster.until("a renewal of the lease", || {
+            let now = lease()?;
+            let renewed = matches!((&seen, &now), (Some((old, was)), Some((new, is))) if old == new && was != is);
+            seen = now;
+            Ok(renewed.then_some(()))
+        })
+    }
+
     /// No two lives overlap; how long the last change took, in seconds.
     pub fn one_after_another(&self, name: &str) -> Result<f64> {
         let lives = self.lives(name)?;

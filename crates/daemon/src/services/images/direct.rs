@@ -22,7 +22,7 @@ pub async fn create(cx: Cx, new: ImagesPost) -> Result<Response<Body>> {
     remote::must_be_allowed(&cx, &url).await?;
     let wishes = Wishes::of(&new)?;
     wishes.must_be_free(&cx).await?;
-    let web = cx.daemon.web(&new.source.certificate)?.with_headers(headers(&cx)?);
+    let web = cx.daemon.web(&new.source.certificate).await?.with_headers(headers(&cx)?);
     let mut operation = cx.daemon.operation("Downloading image", cx.project(), Resources::new());
     operation.may_cancel = true;
     let daemon = cx.daemon.clone();

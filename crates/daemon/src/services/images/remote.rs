@@ -132,7 +132,7 @@ impl Offer {
         if wanted.alias.is_empty() && wanted.fingerprint.is_empty() {
             return Err(Error::bad_request("The alias or the fingerprint of the image is missing"));
         }
-        let web = cx.daemon.web(&wanted.certificate)?;
+        let web = cx.daemon.web(&wanted.certificate).await?;
         let (offer, protocol) = match wanted.protocol.as_str() {
             "" | "incus" | "lxd" => (of_incus(web, wanted).await?, Protocol::Incus),
             "simplestreams" => {
