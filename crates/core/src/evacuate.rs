@@ -189,12 +189,12 @@ fn step(i: &Instance, action: Action, to: i64, start: bool, why: &str) -> Step {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::member::Status;
     use crate::placement::Scheduler;
 
-    fn member(id: i64, status: Status, instances: usize) -> Candidate {
+    pub fn member(id: i64, status: Status, instances: usize) -> Candidate {
         Candidate {
             id,
             name: format!("server{id}"),
@@ -206,7 +206,7 @@ mod tests {
         }
     }
 
-    fn instance(name: &str, running: bool, mode: Mode, tied: Option<&str>) -> Instance {
+    pub fn instance(name: &str, running: bool, mode: Mode, tied: Option<&str>) -> Instance {
         Instance {
             id: 1,
             project: "default".into(),

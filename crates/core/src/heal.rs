@@ -132,9 +132,8 @@ fn take_one(stranded: &Stranded, members: &mut [Candidate], mode: Option<Mode>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evacuate::Wish;
+    use crate::evacuate::tests::{instance, member};
     use crate::member::Status;
-    use crate::placement::Scheduler;
 
     #[test]
     fn a_member_is_healed_when_it_is_known_not_to_run_its_instances() {
@@ -174,34 +173,8 @@ mod tests {
         }
     }
 
-    fn member(id: i64, status: Status, instances: usize) -> Candidate {
-        Candidate {
-            id,
-            name: format!("server{id}"),
-            status,
-            scheduler: Scheduler::All,
-            groups: ["default".to_owned()].into(),
-            architectures: vec!["x86_64".into()],
-            instances,
-        }
-    }
-
     fn stranded(mode: Mode, local: Option<&str>, tied: Option<&str>) -> Stranded {
-        let instance = Instance {
-            id: 1,
-            project: "default".into(),
-            name: "c".into(),
-            member: 1,
-            architecture: "x86_64".into(),
-            running: true,
-            mode,
-            timeout: 30,
-            group: None,
-            tied: tied.map(str::to_owned),
-            within: None,
-            wish: Wish::None,
-        };
-        Stranded { instance, local: local.map(str::to_owned) }
+        Stranded { instance: instance("c", true, mode, tied), local: local.map(str::to_owned) }
     }
 
     #[test]

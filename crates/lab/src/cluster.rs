@@ -1,5 +1,6 @@
 //! A cluster of real daemons on the machines of a lab.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -207,6 +208,16 @@ impl Cluster {
         let name = format!("{},", self.lab.machines[number - 1].name);
         let row = list.lines().find_map(|l| l.strip_prefix(&name)).ok_or_else(|| format!("no {name} in {list}"))?;
         Ok(row.trim_matches('"').to_owned())
+    }
+
+    /// State and member of all instances, by name, as machine `from` tells.
+    pub fn instances(&self, from: usize) -> Result<BTreeMap<String, (String, String)>> {
+        let text = self.incus(from, &["list", "--all-projects", "-f", "csv", "-c", "nsL"])?;
+        let row = |line: &str| {
+            let mut columns = line.split(',').map(str::to_owned);
+            Some((columns.next()?, (columns.next()?, columns.next()?)))
+        };
+        Ok(text.lines().filter_map(row).collect())
     }
 
     /// Waits until the members on these machines vote, as machine `from` sees it.

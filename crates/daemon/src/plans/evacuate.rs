@@ -86,9 +86,10 @@ impl Evacuation {
     fn decide(&self, daemon: &Daemon, tx: &Tx<'_>) -> Result<Vec<Part>> {
         let own = self.own;
         let here = loaded(tx, |tx| db::instances::list(tx, Filter { member: Some(own), ..Filter::default() }))?;
+        let remote = pools::remote_names(tx)?;
         let known = here.iter().map(|l| {
             let wish = self.wishes.get(&l.row.id).cloned().unwrap_or_default();
-            Ok(planner::Instance { wish, ..known(tx, daemon, l)? })
+            Ok(planner::Instance { wish, ..known(tx, daemon, l, &remote)? })
         });
         let known = known.collect::<Result<Vec<_>>>()?;
         let steps = planner::evacuate(&known, &self.members, own, self.mode)?;
@@ -183,7 +184,8 @@ fn decide_restore(daemon: &Daemon, tx: &Tx<'_>, own: i64, skip: bool) -> Result<
     let all = loaded(tx, |tx| db::instances::list(tx, Filter::default()))?;
     let (here, elsewhere): (Vec<_>, Vec<_>) = all.into_iter().partition(|l| l.row.member_id == own);
     let guests = elsewhere.into_iter().filter(|l| l.row.config.get(ORIGIN) == Some(&name)).collect::<Vec<_>>();
-    let known = |l: &Loaded| known(tx, daemon, l);
+    let remote = pools::remote_names(tx)?;
+    let known = |l: &Loaded| known(tx, daemon, l, &remote);
     let (local, away) =
         (here.iter().map(known).collect::<Result<Vec<_>>>()?, guests.iter().map(known).collect::<Result<Vec<_>>>()?);
     let steps = planner::restore(&local, &away, own, skip);
@@ -243,8 +245,9 @@ pub(super) fn loaded(
 async fn here_known(daemon: &Arc<Daemon>, which: Filter<'static>) -> Result<Vec<(Loaded, planner::Instance)>> {
     let asked = daemon.clone();
     let read = move |tx: &Tx<'_>| {
+        let remote = pools::remote_names(tx)?;
         let all = loaded(tx, |tx| db::instances::list(tx, which))?.into_iter();
-        all.map(|l| known(tx, &asked, &l).map(|known| (l, known))).collect()
+        all.map(|l| known(tx, &asked, &l, &remote).map(|known| (l, known))).collect()
     };
     daemon.view(read).await
 }
@@ -254,7 +257,7 @@ pub async fn elsewhere(daemon: &Arc<Daemon>, id: i64, not: &[i64]) -> Result<i64
     let asked = daemon.clone();
     let read = move |tx: &Tx<'_>| {
         let l = Expander::new(tx)?.load(db::instances::by_id(tx, id)?);
-        known(tx, &asked, &l).map(|known| (l, known))
+        known(tx, &asked, &l, &pools::remote_names(tx)?).map(|known| (l, known))
     };
     let (l, known) = daemon.view(read).await?;
     let candidates = placing::candidates(daemon).await?;
@@ -263,8 +266,8 @@ pub async fn elsewhere(daemon: &Arc<Daemon>, id: i64, not: &[i64]) -> Result<i64
     planner::Instance { wish, ..known }.destination(&candidates, not).map(|(to, _)| to.id)
 }
 
-/// What the planner needs to know of an instance.
-pub(super) fn known(tx: &Tx<'_>, daemon: &Daemon, l: &Loaded) -> Result<planner::Instance> {
+/// What the planner needs to know of an instance; `remote` are the pools that all members reach.
+pub(super) fn known(tx: &Tx<'_>, daemon: &Daemon, l: &Loaded, remote: &[String]) -> Result<planner::Instance> {
     let project = db::projects::get(tx, &l.row.project)?;
     let ran = l.config.get("volatile.last_state.power").is_some_and(|power| power == "RUNNING");
     Ok(planner::Instance {
@@ -277,7 +280,7 @@ pub(super) fn known(tx: &Tx<'_>, daemon: &Daemon, l: &Loaded) -> Result<planner:
         mode: Mode::parse(&l.config.read(&api::keys::instance::EVACUATE))?.unwrap_or(Mode::Auto),
         timeout: timeout(l),
         group: l.config.get("volatile.cluster.group").cloned(),
-        tied: planner::tie(&l.devices, &pools::remote_names(tx)?),
+        tied: planner::tie(&l.devices, remote),
         within: Rules::new(&project.name, &project.config).groups(),
         wish: Wish::None,
     })

@@ -133,7 +133,7 @@ pub fn reachable(daemon: &Daemon, tx: &Tx<'_>, member: i64) -> Result<BTreeSet<P
 
 fn stranded(daemon: &Daemon, tx: &Tx<'_>, l: &Loaded, remote: &[String]) -> Result<Stranded> {
     let local = volumes(tx, l)?.into_iter().map(|(pool, _)| pool).find(|pool| !remote.contains(pool));
-    Ok(Stranded { instance: known(tx, daemon, l)?, local })
+    Ok(Stranded { instance: known(tx, daemon, l, remote)?, local })
 }
 
 /// The volumes that an instance uses: its own, and those among its devices.

@@ -35,7 +35,7 @@ fn dry(world: &World, args: &[&str]) -> Result<Output> {
 }
 
 fn dry_run(world: &World) -> Result<()> {
-    let (before, list) = (plans(world)?, world.list(1)?);
+    let (before, list) = (plans(world)?, world.cluster.instances(1)?);
     let said = dry(world, &["evacuate", "server2"])?;
     assert_eq!(
         said.out,
@@ -56,12 +56,12 @@ fn dry_run(world: &World) -> Result<()> {
         let said = dry(world, args)?.refused()?;
         assert!(said.contains(words), "{args:?}: {said}");
     }
-    assert_eq!((plans(world)?, world.list(1)?), (before, list));
+    assert_eq!((plans(world)?, world.cluster.instances(1)?), (before, list));
     assert_eq!(world.cluster.member(1, 2, 's')?, "ONLINE");
 
     world.cluster.incus(1, &["cluster", "evacuate", "server2", "--force"])?;
     assert!(dry(world, &["evacuate", "server2"])?.refused()?.contains("Cluster member is already evacuated"));
-    let list = world.list(1)?;
+    let list = world.cluster.instances(1)?;
     let said = dry(world, &["restore", "server2"])?.ok()?;
     assert_eq!(
         said,
@@ -69,7 +69,7 @@ fn dry_run(world: &World) -> Result<()> {
          default,stays,start,server2,it ran here before\ndefault,tied,start,server2,it ran here before\n"
     );
     assert_eq!(dry(world, &["restore", "server2", "--action", "skip"])?.ok()?, "");
-    assert_eq!((world.list(1)?, world.cluster.member(1, 2, 's')?.as_str()), (list, "EVACUATED"));
+    assert_eq!((world.cluster.instances(1)?, world.cluster.member(1, 2, 's')?.as_str()), (list, "EVACUATED"));
     world.cluster.incus(1, &["cluster", "restore", "server2", "--force"])?;
     world.check(1, &[("c1", 2, true), ("c2", 2, false), ("stays", 2, true), ("tied", 2, true)])
 }

@@ -109,7 +109,7 @@ fn one(world: &mut World, case: &Case) -> Result<()> {
 /// Both containers are on that member.
 fn bring(world: &World, member: usize) -> Result<()> {
     let target = format!("server{member}");
-    for (name, (_, at)) in world.list(member)? {
+    for (name, (_, at)) in world.cluster.instances(member)? {
         if at != target {
             world.cluster.incus(member, &["move", &name, "--target", &target])?;
         }

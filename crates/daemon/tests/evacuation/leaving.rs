@@ -27,7 +27,7 @@ fn a_machine_that_goes_down_sends_its_instances_away_first() -> Result<()> {
     world.cluster.machine(2).end_daemon("PWR", patience)?;
     assert_eq!(world.cluster.member(1, 2, 's')?, "EVACUATED");
     let away = [("c1", 3, true), ("stays", 2, false)];
-    assert_eq!(world.list(1)?["c1"], ("RUNNING".into(), "server3".into()));
+    assert_eq!(world.cluster.instances(1)?["c1"], ("RUNNING".into(), "server3".into()));
     // It stays so until somebody restores it.
     world.start(2)?;
     world.soon(1, &away)?;

@@ -48,7 +48,9 @@ fn runner(world: &mut World, point: &str, committed: bool) -> Result<()> {
     world.hold(2, point)?;
     let mut client = world.begin(1, &["cluster", "evacuate", "server2", "--force"])?;
     world.held(2)?;
-    world.cluster.until("the other one stopped", || Ok((world.list(1)?["c2"].0 == "STOPPED").then_some(())))?;
+    world
+        .cluster
+        .until("the other one stopped", || Ok((world.cluster.instances(1)?["c2"].0 == "STOPPED").then_some(())))?;
     world.cluster.kill(2)?;
     let began = Instant::now();
     // Not all was looked after unless the instance had arrived: then the member is in service, though offline.
@@ -56,7 +58,7 @@ fn runner(world: &mut World, point: &str, committed: bool) -> Result<()> {
     assert_eq!(world.settled(1, 2)?, wanted);
     println!("the leader has ended the plan after {} s", began.elapsed().as_secs());
     world.release(2);
-    let list = world.list(1)?;
+    let list = world.cluster.instances(1)?;
     assert_eq!(list["c1"].0 == "RUNNING", committed, "{list:?}");
     let to = list["c1"].1.trim_start_matches("server").parse::<usize>()?;
     world.start(2)?;
@@ -82,7 +84,7 @@ fn minority(world: &mut World) -> Result<()> {
     world.start(3)?;
     assert_eq!(world.settled(1, 2)?, "EVACUATED");
     assert!(client.wait()?.success());
-    let list = world.list(1)?;
+    let list = world.cluster.instances(1)?;
     let at = |name: &str| list[name].1.trim_start_matches("server").parse::<usize>();
     world.soon(1, &[("c1", at("c1")?, true), ("c2", at("c2")?, true)])?;
     world.restore(1, 2)?;

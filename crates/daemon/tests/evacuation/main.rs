@@ -38,10 +38,10 @@ fn moves(world: &World) -> Result<()> {
     cluster.incus(2, &["snapshot", "create", "c2", "snap"])?;
     for (name, runs) in [("c1", true), ("c2", false)] {
         cluster.incus(3, &["move", name, "--target", "server2"])?;
-        assert_eq!(world.list(3)?[name].1, "server2");
+        assert_eq!(world.cluster.instances(3)?[name].1, "server2");
         if let Some(stock) = stock(cluster) {
             cluster.lab.machines[0].must(&stock, &["move", name, "--target", "server3"])?;
-            assert_eq!(world.list(2)?[name].1, "server3");
+            assert_eq!(world.cluster.instances(2)?[name].1, "server3");
         }
         cluster.incus(1, &["move", name, "--target", "server1"])?;
         println!("{name} was moved, running: {runs}");
@@ -84,7 +84,7 @@ fn elsewhere(world: &World) -> Result<()> {
 
     cluster.incus(1, &["storage", "create", "more", "dir"])?;
     cluster.incus(2, &["move", "c1", "--storage", "more"])?;
-    assert_eq!(world.list(2)?["c1"], ("RUNNING".into(), "server1".into()));
+    assert_eq!(world.cluster.instances(2)?["c1"], ("RUNNING".into(), "server1".into()));
     assert!(world.volume(1, "more", "c1").join("rootfs/mark").exists() && !world.volume(1, "local", "c1").exists());
     cluster.incus(2, &["move", "c1", "--storage", "local"])?;
     cluster.incus(1, &["storage", "delete", "more"])?;
@@ -111,7 +111,7 @@ fn evacuations(world: &World) -> Result<()> {
 
         run(2, &["cluster", "evacuate", "server1", "--force"])?.ok()?;
         assert_eq!(cluster.member(3, 1, 's')?, "EVACUATED");
-        let list = world.list(2)?;
+        let list = world.cluster.instances(2)?;
         let at = |name: &str| list[name].1.trim_start_matches("server").parse::<usize>().unwrap();
         assert!(at("c1") != 1 && at("c2") != 1, "{list:?}");
         let away = [("c1", at("c1"), true), ("c2", at("c2"), false), ("stays", 1, false), ("dies", 1, false)];

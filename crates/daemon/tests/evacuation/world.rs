@@ -1,6 +1,5 @@
 //! A cluster with containers on it, and what can be asked about where they are.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -41,16 +40,6 @@ impl World {
         self.cluster.lab.machines[machine - 1].incus_dir().join("storage-pools").join(pool).join("containers").join(id)
     }
 
-    /// Name, state and member of all instances, as machine `from` tells.
-    pub fn list(&self, from: usize) -> Result<BTreeMap<String, (String, String)>> {
-        let text = self.cluster.incus(from, &["list", "--all-projects", "-f", "csv", "-c", "nsL"])?;
-        let row = |line: &str| {
-            let mut columns = line.split(',').map(str::to_owned);
-            Some((columns.next()?, (columns.next()?, columns.next()?)))
-        };
-        Ok(text.lines().filter_map(row).collect())
-    }
-
     /// How many containers run on a machine, as its own daemon knows.
     fn runs(&self, machine: usize) -> Result<usize> {
         let text = self.cluster.incus(machine, &["query", "/internal/instances"])?;
@@ -61,7 +50,7 @@ impl World {
 
     /// Each container is where it is to be and nowhere else, with its file, and runs if it is to run.
     pub fn check(&self, from: usize, wanted: &[(&str, usize, bool)]) -> Result<()> {
-        let list = self.list(from)?;
+        let list = self.cluster.instances(from)?;
         for (name, machine, runs) in wanted {
             let state = if *runs { "RUNNING" } else { "STOPPED" };
             let is = list.get(*name).ok_or_else(|| format!("{name} is not in {list:?}"))?;

@@ -108,7 +108,7 @@ fn healed(world: &mut World, what: Harm) -> Result<()> {
     println!("{what:?}: c1 goes on elsewhere after {:.1} s", world.one_after_another("c1")?);
     world.status(other, victim, "EVACUATED")?;
     let now_at = world.at(other, "c1")?;
-    assert!(now_at != victim && world.list(other)?["c1"].0 == "RUNNING", "{now_at}");
+    assert!(now_at != victim && world.cluster.instances(other)?["c1"].0 == "RUNNING", "{now_at}");
     let warned = world.cluster.incus(other, &["warning", "list", "-f", "csv"])?;
     assert!(warned.contains("Cluster member healed"), "{warned}");
 

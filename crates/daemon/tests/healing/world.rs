@@ -1,7 +1,6 @@
 //! A cluster whose members share a directory, and a witness in it: each start of the instance writes its own name into
 //! the volume, ten times a second.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -134,19 +133,9 @@ impl World {
         Ok(change[1].first - change[0].last)
     }
 
-    /// State and member of all instances, as machine `from` tells.
-    pub fn list(&self, from: usize) -> Result<BTreeMap<String, (String, String)>> {
-        let text = self.cluster.incus(from, &["list", "--all-projects", "-f", "csv", "-c", "nsL"])?;
-        let row = |line: &str| {
-            let mut columns = line.split(',').map(str::to_owned);
-            Some((columns.next()?, (columns.next()?, columns.next()?)))
-        };
-        Ok(text.lines().filter_map(row).collect())
-    }
-
     /// The machine on which an instance is.
     pub fn at(&self, from: usize, name: &str) -> Result<usize> {
-        let list = self.list(from)?;
+        let list = self.cluster.instances(from)?;
         let (_, member) = list.get(name).ok_or_else(|| format!("no {name} in {list:?}"))?;
         Ok(member.trim_start_matches("server").parse()?)
     }
@@ -173,7 +162,7 @@ impl World {
         if self.at(from, name)? != to {
             self.cluster.incus(from, &["move", name, "--target", &format!("server{to}")])?;
         }
-        let runs = || Ok((self.list(from)?[name].0 == "RUNNING").then_some(()));
+        let runs = || Ok((self.cluster.instances(from)?[name].0 == "RUNNING").then_some(()));
         self.cluster.until("it runs", runs)
     }
 
