@@ -117,7 +117,9 @@ async fn read(from: &pipe::Receiver, buffer: &mut [u8]) -> usize {
         match from.try_read(buffer) {
             Ok(n) => return n,
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return 0,
+            // The kernel looks for what was written first, then whether anybody is left who could write: what comes
+            // in between, together with the end, is found only by looking again.
+            Err(_) => return rustix::io::read(from.as_fd(), buffer).unwrap_or(0),
         }
     }
 }
