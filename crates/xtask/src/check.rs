@@ -12,6 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("core", &["api"]),
     ("host", &[]),
+    ("histogram", &[]),
     ("db", &["api", "core"]),
     ("client", &["api"]),
     ("scriptlet", &[]),
