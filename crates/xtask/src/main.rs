@@ -37,7 +37,10 @@ enum Xtask {
         /// Write rows of name, unit, ours, peer, ratio here.
         #[arg(long, value_name = "FILE")]
         json: Option<std::path::PathBuf>,
-        /// Fewer rounds, and not what takes long: under three minutes.
+        /// Write plots (SVG) of how figures grow into this folder.
+        #[arg(long, value_name = "FOLDER")]
+        plots: Option<std::path::PathBuf>,
+        /// Fewer rounds, and not what takes long.
         #[arg(long)]
         quick: bool,
     },
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
         Xtask::Test { filter } => test::all(filter.as_deref()),
         Xtask::Check => check::check(),
         Xtask::Fix => check::fix(),
-        Xtask::Bench { json, quick } => bench::run(json.as_deref(), quick),
+        Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
         Xtask::Load(load) => bench::load(&load),
         Xtask::Setup => packages::install(),
         Xtask::Next => test::build(),

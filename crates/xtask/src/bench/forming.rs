@@ -32,7 +32,7 @@ pub fn measure(bench: &mut Bench) -> Result<()> {
 
 /// A new cluster; how long each step took.
 fn form(side: &mut Side, bridge: bool) -> Result<Vec<f64>> {
-    side.renew()?;
+    side.renew(SIZE)?;
     for number in 1..=SIZE {
         side.start(number)?;
     }

@@ -6,9 +6,11 @@
 
 mod failures;
 mod forming;
+mod growth;
 mod instances;
 mod load;
 mod peer;
+mod plot;
 mod rows;
 mod side;
 mod steady;
@@ -36,8 +38,8 @@ pub struct Bench {
     quick: bool,
 }
 
-/// Measures, prints the ratios, and writes them to `json`.
-pub fn run(json: Option<&Path>, quick: bool) -> Result<()> {
+/// Measures, prints the ratios, writes them to `json` and how they grow into the folder `plots`.
+pub fn run(json: Option<&Path>, plots: Option<&Path>, quick: bool) -> Result<()> {
     packages::install()?;
     let peer = peer::fetch()?;
     say("building for release");
@@ -60,6 +62,9 @@ pub fn run(json: Option<&Path>, quick: bool) -> Result<()> {
     if let Some(path) = json {
         rows::write(&rows, path)?;
     }
+    if let Some(folder) = plots {
+        plot::write(&rows, folder)?;
+    }
     say(&format!("measured in {:.0} s", began.elapsed().as_secs_f64()));
     done
 }
@@ -73,7 +78,9 @@ impl Bench {
         say("instances");
         instances::measure(self)?;
         say("failures");
-        failures::measure(self)
+        failures::measure(self)?;
+        say("growth");
+        growth::measure(self)
     }
 
     /// That many rounds, fewer if it has to be quick.

@@ -26,6 +26,19 @@ pub struct Row {
     pub better: Better,
     /// What was measured, ours first.
     pub sides: [Samples; 2],
+    /// What grows, and how far it has grown here: the row is a point of a curve.
+    pub point: Option<Point>,
+}
+
+/// A point of a curve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// What the curve shows.
+    pub curve: String,
+    /// What there is more and more of.
+    pub of: &'static str,
+    /// How many.
+    pub count: usize,
 }
 
 /// What was measured on one side.
@@ -61,7 +74,7 @@ impl Samples {
 impl Row {
     /// A row without values.
     pub fn new(name: &str, unit: &'static str, better: Better) -> Row {
-        Row { name: name.to_owned(), unit, better, sides: Default::default() }
+        Row { name: name.to_owned(), unit, better, sides: Default::default(), point: None }
     }
 
     /// How many times better ours is.
