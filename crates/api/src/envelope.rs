@@ -7,7 +7,7 @@ use crate::{Error, Kind};
 
 /// What every JSON answer of the API looks like, whether it carries a value, an operation or an error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Envelope {
+pub struct Envelope<T = Value> {
     /// `sync`, `async` or `error`.
     #[serde(rename = "type")]
     pub kind: String,
@@ -27,13 +27,13 @@ pub struct Envelope {
     #[serde(default)]
     pub error: String,
     /// The value itself.
-    #[serde(default)]
-    pub metadata: Value,
+    #[serde(default, bound(deserialize = "T: Default + Deserialize<'de>"))]
+    pub metadata: T,
 }
 
-impl Envelope {
+impl<T> Envelope<T> {
     /// An answer that carries a value.
-    pub fn sync(metadata: Value) -> Self {
+    pub fn sync(metadata: T) -> Self {
         Self {
             kind: "sync".into(),
             status: "Success".into(),
@@ -46,7 +46,7 @@ impl Envelope {
     }
 
     /// An answer that says where the background operation can be watched.
-    pub fn operation(url: String, metadata: Value) -> Self {
+    pub fn operation(url: String, metadata: T) -> Self {
         Self {
             kind: "async".into(),
             status: "Operation created".into(),
@@ -55,7 +55,9 @@ impl Envelope {
             ..Self::sync(metadata)
         }
     }
+}
 
+impl Envelope {
     /// An answer that says what was refused.
     pub fn error(e: &Error) -> Self {
         Self {

@@ -8,7 +8,6 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 /// The body of an answer.
@@ -19,26 +18,24 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
 }
 
-fn json(status: StatusCode, envelope: &Envelope) -> Response<Body> {
-    // Serialising an envelope cannot fail: all its keys are strings.
-    let body = serde_json::to_vec(envelope).unwrap_or_default();
+fn json<T: Serialize>(status: StatusCode, envelope: &Envelope<T>) -> Result<Response<Body>> {
+    let body = serde_json::to_vec(envelope).map_err(|e| Error::internal(e.to_string()))?;
     let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
+    Ok(response)
 }
 
 /// A value.
-pub fn sync(value: Value) -> Response<Body> {
+pub fn sync(value: &impl Serialize) -> Result<Response<Body>> {
     json(StatusCode::OK, &Envelope::sync(value))
 }
 
 /// A background operation.
 pub fn operation(operation: &api::operation::Operation) -> Result<Response<Body>> {
-    let value = serde_json::to_value(operation).map_err(|e| Error::internal(e.to_string()))?;
     let url = operation.url();
-    let mut response = json(StatusCode::ACCEPTED, &Envelope::operation(url.clone(), value));
+    let mut response = json(StatusCode::ACCEPTED, &Envelope::operation(url.clone(), operation))?;
     if let Ok(url) = HeaderValue::from_str(&url) {
         response.headers_mut().insert("location", url);
     }
@@ -48,7 +45,8 @@ pub fn operation(operation: &api::operation::Operation) -> Result<Response<Body>
 /// A refusal.
 pub fn error(e: &Error) -> Response<Body> {
     let status = StatusCode::from_u16(e.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    json(status, &Envelope::error(e))
+    // That a text can't be serialised does not happen.
+    json(status, &Envelope::error(e)).unwrap_or_else(|_| Response::new(full("")))
 }
 
 /// What identifies a state of something, for `ETag` and `If-Match`.

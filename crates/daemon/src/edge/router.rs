@@ -8,9 +8,9 @@ use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
+use incus_core::filter::Filter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::auth::{self, Caller};
 use super::forward;
@@ -49,7 +49,7 @@ impl Router {
                 let body = request::json(request.into_body()).await?;
                 let answer = cx.answer.clone();
                 let value = handler(cx, body).await?;
-                let mut response = reply::sync(to_value(&value)?);
+                let mut response = reply::sync(&value)?;
                 if let Some(etag) = answer.etag.get().and_then(|e| HeaderValue::from_str(&format!("\"{e}\"")).ok()) {
                     response.headers_mut().insert("etag", etag);
                     response.headers_mut().remove("x-content-type-options");
@@ -75,16 +75,18 @@ impl Router {
             let handler = handler.clone();
             Box::pin(async move {
                 let body = request::json(request.into_body()).await?;
-                let (recursion, filter) = (cx.param("recursion").to_owned(), cx.param("filter").to_owned());
-                let filter = incus_core::filter::Filter::parse(&filter)?;
-                let mut values = Vec::new();
-                for thing in handler(cx, body).await? {
-                    let value = to_value(&thing)?;
-                    if filter.accepts(&value) {
-                        values.push(if matches!(recursion.as_str(), "" | "0") { thing.url().into() } else { value });
-                    }
+                let names = matches!(cx.param("recursion"), "" | "0");
+                let filter = Filter::parse(cx.param("filter"))?;
+                let mut things = handler(cx, body).await?;
+                if filter != Filter::All {
+                    let values = things.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
+                    let mut values = values.map_err(|e| Error::internal(e.to_string()))?.into_iter();
+                    things.retain(|_| values.next().is_some_and(|value| filter.accepts(&value)));
                 }
-                Ok(reply::sync(Value::Array(values)))
+                match names {
+                    true => reply::sync(&things.iter().map(Listed::url).collect::<Vec<_>>()),
+                    false => reply::sync(&things),
+                }
             })
         });
     }
@@ -180,10 +182,6 @@ impl Router {
         let args = route.segments.iter().zip(&parts).filter(|(s, _)| s.starts_with('{'));
         Ok((route, args.map(|(_, part)| api::endpoint::decode(part)).collect()))
     }
-}
-
-fn to_value(value: &impl Serialize) -> Result<Value> {
-    serde_json::to_value(value).map_err(|e| Error::internal(e.to_string()))
 }
 
 fn segments(path: &'static str) -> Vec<&'static str> {

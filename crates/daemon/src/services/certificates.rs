@@ -104,7 +104,7 @@ async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
     }
     let url = format!("/1.0/certificates/{print}");
     cx.daemon.tell("certificate-created", url.clone(), &cx.caller);
-    let mut response = reply::sync(Value::Null);
+    let mut response = reply::sync(&())?;
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(url) = HeaderValue::from_str(&url) {
         response.headers_mut().insert("location", url);

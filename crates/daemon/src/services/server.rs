@@ -1,6 +1,6 @@
 //! `/` and `/1.0`: the server and its configuration.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use api::key::{Config, Scope};
 use api::keys::server::{PLACEMENT_SCRIPTLET, PROXY_HTTP, PROXY_HTTPS, SERVER};
@@ -170,12 +170,15 @@ pub fn architectures() -> Vec<String> {
     all.iter().map(|a| (*a).to_owned()).collect()
 }
 
-/// Name and version of the operating system.
+/// Name and version of the operating system, as it was when they were first asked for.
 fn os_release() -> (String, String) {
-    let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let field = |name: &str| {
-        let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
-        value.unwrap_or_default().trim_matches('"').to_owned()
-    };
-    (field("NAME"), field("VERSION_ID"))
+    static FOUND: LazyLock<(String, String)> = LazyLock::new(|| {
+        let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let field = |name: &str| {
+            let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix('='));
+            value.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        (field("NAME"), field("VERSION_ID"))
+    });
+    FOUND.clone()
 }

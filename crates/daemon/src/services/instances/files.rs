@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, BodyStream, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{find_here, sftp, tell};
 use crate::edge::reply::{self, full};
@@ -47,7 +47,7 @@ async fn get(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         Kind::Directory => {
             let names = client.list(path.as_bytes()).await?;
             let names: Vec<_> = names.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
-            reply::sync(json!(names))
+            reply::sync(&names)?
         }
         Kind::Symlink => bytes(name_of(&path), client.read_link(path.as_bytes()).await?)?,
         Kind::Other if !head => return Err(Error::bad_request("Not a regular file")),
@@ -184,7 +184,7 @@ async fn post(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         other => return Err(Error::bad_request(format!("Bad file type: {other}"))),
     }
     tell(&cx, &l, "instance-file-pushed", [("path", json!(path))]);
-    Ok(reply::sync(Value::Null))
+    reply::sync(&())
 }
 
 async fn put_file(client: &mut Client, path: &[u8], wanted: &Wanted, body: &mut Incoming) -> Result<()> {

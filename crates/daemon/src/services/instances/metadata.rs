@@ -76,7 +76,7 @@ async fn get_template(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
     let volume = instances::volume_path(&cx.daemon, &l).await?;
     let name = cx.param("path").to_owned();
     if name.is_empty() {
-        return Ok(reply::sync(json!(blocking::run(move || templates::list(&volume)).await?)));
+        return reply::sync(&blocking::run(move || templates::list(&volume)).await?);
     }
     let wanted = name.clone();
     let content = blocking::run(move || templates::read(&volume, &wanted)).await?;
@@ -95,7 +95,7 @@ async fn post_template(cx: Cx, request: Request<Incoming>) -> Result<Response<Bo
     let wanted = name.clone();
     blocking::run(move || templates::write(&volume, &wanted, &content)).await?;
     tell(&cx, &l, "instance-metadata-template-created", [("path", json!(name))]);
-    Ok(reply::sync(Value::Null))
+    reply::sync(&())
 }
 
 async fn delete_template(cx: Cx, (): ()) -> Result<()> {

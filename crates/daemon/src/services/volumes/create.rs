@@ -14,7 +14,7 @@ use drivers::storage::Volume;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{copy, files, home, tell, url};
 use crate::edge::request::json as read_json;
@@ -31,7 +31,7 @@ pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>
     match new.source.kind.as_str() {
         "" => {
             fresh(&cx, new).await?;
-            Ok(reply::sync(Value::Null))
+            reply::sync(&())
         }
         "copy" => reply::operation(&copy::start(cx, new).await?.view()),
         other => Err(Error::new(

@@ -9,7 +9,7 @@ use db::volumes::{Volume as Row, VolumeType};
 use drivers::storage::{Part, Volume};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::copy::{self, From, To};
 use super::files::{self, Unfinished};
@@ -35,7 +35,7 @@ pub async fn relocate(cx: Cx, request: Request<Incoming>) -> Result<Response<Bod
     let here = row.member_id.is_none_or(|id| id == cx.daemon.member_id());
     if here && to.pool_id == row.pool_id && to.project == row.project {
         rename(&cx, &row, &name).await?;
-        return Ok(reply::sync(Value::Null));
+        return reply::sync(&());
     }
     reply::operation(&start(cx, row, to, new.volume_only).await?.view())
 }
