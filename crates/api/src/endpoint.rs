@@ -38,6 +38,9 @@ impl Method {
 pub enum Allow {
     /// Anybody who can connect; the handler itself decides how much is told (or asks for a token).
     Anyone,
+    /// Whoever may read metrics: any trusted client, and one with a certificate for metrics; anybody where
+    /// `core.metrics_authentication` is off.
+    Metrics,
     /// Any trusted client. What a client restricted to projects may not see is filtered from the answer.
     Trusted,
     /// A trusted client that may use the project that the request is about.

@@ -373,7 +373,7 @@ pub struct InstanceRebuildPost {
 
 crate::endpoints! {
     /// List the instances; with `?recursion=2`, with their state and snapshots.
-    LIST = GET "/1.0/instances" -> List<Instance>, Trusted, At::Any, "instances";
+    LIST = GET "/1.0/instances" -> List<Instance>, Project, At::Any, "instances";
     /// Create an instance on the member of `?target=`, or the one that has the fewest.
     CREATE = POST "/1.0/instances" (InstancesPost) -> Background, Project, At::Any, "instances";
     /// Change the state of all instances of a project.

@@ -110,8 +110,8 @@ crate::endpoints! {
     GET = GET "/1.0/operations/{id}" -> Sync<Operation>, Trusted, At::Operation, "";
     /// Cancel an operation.
     DELETE = DELETE "/1.0/operations/{id}" -> Sync<()>, Trusted, At::Operation, "";
-    /// Wait until an operation ends, or for `?timeout=` seconds. A caller that is not trusted shows the secret.
-    WAIT = GET "/1.0/operations/{id}/wait" -> Sync<Operation>, Anyone, At::Operation, "";
+    /// Wait until an operation ends, or for `?timeout=` seconds.
+    WAIT = GET "/1.0/operations/{id}/wait" -> Sync<Operation>, Trusted, At::Operation, "";
     /// Connect to one of an operation's websockets with its `?secret=`.
     WEBSOCKET = GET "/1.0/operations/{id}/websocket" -> Raw, Anyone, At::Operation, "";
 }

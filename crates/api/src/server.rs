@@ -125,7 +125,7 @@ crate::endpoints! {
     EVENTS = GET "/1.0/events" -> Raw, Trusted, At::Any, "";
     /// What instances use and how the member is, as Prometheus reads it. For clients that are trusted, also with a
     /// certificate for metrics only, unless `core.metrics_authentication` is off.
-    METRICS = GET "/1.0/metrics" -> Raw, Anyone, At::Target, "internal_metrics";
+    METRICS = GET "/1.0/metrics" -> Raw, Metrics, At::Target, "internal_metrics";
     /// What an ACME authority is answered that wants to know whose a domain is.
     ACME_CHALLENGE = GET "/.well-known/acme-challenge/{token}" -> Raw, Anyone, At::Any, "acme";
 }

@@ -70,6 +70,8 @@ pub fn proxy(text: &str) -> Result<Option<Uri>> {
             Err(Error::bad_request("A proxy that wants a name and a password can't be used"))
         }
         Some(uri) => Ok(Some(uri)),
+        // What may hold a password is not repeated.
+        None if text.contains('@') => Err(Error::bad_request("That is no proxy: http://host:port")),
         None => Err(Error::bad_request(format!("\"{text}\" is no proxy: http://host:port"))),
     }
 }

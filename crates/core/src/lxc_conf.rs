@@ -145,10 +145,17 @@ fn quote(path: &str) -> String {
 
 impl Spec {
     /// The text of the configuration.
-    pub fn render(&self, runtime: &Runtime) -> String {
-        let mut out = String::new();
+    ///
+    /// # Errors
+    /// If a value would go on in a line of its own: whoever may set it could tell liblxc anything, as to run a program on
+    /// the machine.
+    pub fn render(&self, runtime: &Runtime) -> Result<String, String> {
+        let (mut out, mut broken) = (String::new(), None);
         runtime.render(&mut out);
         let mut line = |key: &str, value: &str| {
+            if [key, value].iter().any(|text| text.contains(['\n', '\0'])) {
+                broken.get_or_insert_with(|| format!("A line break can't be part of {key}: {value:?}"));
+            }
             let _ = writeln!(out, "{key} = {value}");
         };
         line("lxc.uts.name", &self.host_name);
@@ -186,8 +193,7 @@ impl Spec {
             line("lxc.environment", &format!("{key}={value}"));
         }
         for mount in &self.mounts {
-            let source = mount.source.replace(' ', "\\040");
-            let target = mount.target.replace(' ', "\\040");
+            let (source, target) = (field(&mount.source), field(&mount.target));
             line("lxc.mount.entry", &format!("{source} {target} none {} 0 0", mount.options));
         }
         for device in ["fuse", "net/tun"] {
@@ -214,11 +220,14 @@ impl Spec {
         for (key, value) in self.limits() {
             line(&format!("{}.{key}", self.cgroups.prefix()), &value);
         }
+        if let Some(why) = broken {
+            return Err(why);
+        }
         out.push_str(&self.raw);
         if !self.raw.is_empty() && !self.raw.ends_with('\n') {
             out.push('\n');
         }
-        out
+        Ok(out)
     }
 
     /// The cgroup values that its limits amount to; the same can be set while it runs.
@@ -236,6 +245,19 @@ impl Spec {
         }
         all
     }
+}
+
+/// A path as a field of a line of mounts (fstab(5)).
+fn field(path: &str) -> String {
+    path.chars().fold(String::new(), |mut out, c| {
+        match c {
+            ' ' | '\t' | '\n' | '\\' => {
+                let _ = write!(out, "\\{:03o}", u32::from(c));
+            }
+            _ => out.push(c),
+        }
+        out
+    })
 }
 
 /// File systems of the kernel that systemd mounts when they are not there, which only the machine's root can: an
@@ -278,6 +300,7 @@ impl Cgroups {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn spec() -> Spec {
@@ -315,7 +338,7 @@ mod tests {
 
     #[test]
     fn all_of_a_spec_reaches_the_configuration() {
-        let text = spec().render(&runtime());
+        let text = spec().render(&runtime()).unwrap();
         for line in [
             "lxc.rootfs.path = dir:/pool/c1/rootfs",
             "lxc.rootfs.options = idmap=container",
@@ -337,11 +360,35 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         let other = Spec { idmap: None, cgroups: Cgroups::V2, links: Vec::new(), raw: String::new(), ..spec() }
-            .render(&runtime());
+            .render(&runtime())
+            .unwrap();
         assert!(
             !other.contains("idmap") && !other.contains("sys/kernel") && other.contains("lxc.net.0.type = empty"),
             "{other}"
         );
         assert!(other.contains("lxc.cgroup2.memory.max = 1024"), "{other}");
+    }
+
+    #[test]
+    fn no_value_becomes_a_line_of_its_own() {
+        let evil = || "x\nlxc.hook.start-host = /bin/sh".to_owned();
+        for spec in [
+            Spec { environment: vec![("A".into(), evil())], ..spec() },
+            Spec { environment: vec![(evil(), "b".into())], ..spec() },
+            Spec { host_name: evil(), ..spec() },
+            Spec { rootfs: evil(), ..spec() },
+            Spec { architecture: evil(), ..spec() },
+            Spec { cpus: Some(evil()), ..spec() },
+            Spec { links: vec![Link { host: "veth1".into(), inside: evil() }], ..spec() },
+            Spec { mounts: vec![Mount { source: "/a".into(), target: "b".into(), options: evil() }], ..spec() },
+        ] {
+            let why = spec.render(&runtime()).unwrap_err();
+            assert!(why.starts_with("A line break can't be part of lxc."), "{why}");
+        }
+        // Paths may hold anything.
+        let mounts = vec![Mount { source: format!("/{}", evil()), target: "a\\040\tb".into(), options: "bind".into() }];
+        let text = Spec { mounts, ..spec() }.render(&runtime()).unwrap();
+        assert!(text.lines().all(|l| !l.starts_with("lxc.hook.start-host")), "{text}");
+        assert!(text.contains("/x\\012lxc.hook.start-host\\040=\\040/bin/sh a\\134040\\011b none bind 0 0"), "{text}");
     }
 }

@@ -21,6 +21,9 @@ use crate::sockets::{self, Channels, Sockets};
 /// How long an operation can still be looked at after it has ended.
 const REMEMBERED: Duration = Duration::from_secs(5);
 
+/// The name of the secret of a token among what an operation tells.
+pub const SECRET: &str = "secret";
+
 /// What kind of operation it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -110,9 +113,11 @@ impl Operation {
             view.updated_at = Timestamp::now();
             view.clone()
         };
-        // Whoever listens learns that something happens, not the secrets to take part in it.
+        // Whoever listens learns that something happens, not the secrets to take part in it: those of websockets, tokens
+        // and downloads are told to the one who asked for them.
         if let Some(metadata) = &mut view.metadata {
             metadata.remove(sockets::FDS);
+            metadata.remove(SECRET);
         }
         self.hub.operation(&view, &self.project);
     }
@@ -352,11 +357,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_waits_until_it_is_used() {
-        let operations = Operations::new(Arc::new(Hub::new()));
-        let token = operations.token(new(Class::Task, false));
+        let hub = Arc::new(Hub::new());
+        let mut told = hub.subscribe();
+        let operations = Operations::new(hub);
+        let secret = [(SECRET.to_owned(), Value::from("known to one"))].into_iter().collect();
+        let token = operations.token(New { metadata: secret, ..new(Class::Task, false) });
         assert_eq!((token.view().class.as_str(), token.view().status.as_str()), ("token", "Running"));
+        assert_eq!(token.view().metadata.unwrap_or_default()[SECRET], "known to one");
         operations.end_token(&token.id());
         assert_eq!(token.wait(None).await.status, "Cancelled");
         assert!(operations.list().is_empty());
+        for _ in 0..2 {
+            let event = told.recv().await.unwrap();
+            assert_eq!(event.event.metadata["metadata"], serde_json::json!({}), "not to those who listen");
+        }
     }
 }

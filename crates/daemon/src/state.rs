@@ -350,6 +350,14 @@ impl Daemon {
         }
     }
 
+    /// True if a caller is still worth what they were when they came.
+    pub async fn still_worth(&self, caller: &Caller) -> bool {
+        match &caller.certificate {
+            Some(certificate) => self.trust_of(certificate, &caller.name).await.as_ref() == Some(&caller.trust),
+            None => true,
+        }
+    }
+
     async fn known(&self, fingerprint: &str) -> Option<Trust> {
         let known = |s: &Snapshot| s.certificates.iter().find(|c| c.fingerprint == fingerprint).map(trust);
         if let Some(trust) = known(&self.snapshot()) {

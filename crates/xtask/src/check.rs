@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::sh::{Result, cargo, say, workspace};
-use crate::{book, documents};
+use crate::{book, deny, documents};
 
 /// Which of our crates each crate may import (dependencies of tests aside): downward only.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
@@ -24,13 +24,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("xtask", &["api", "client", "lab"]),
 ];
 
-/// Format, lints, import direction, the first line of each file, the reference documents, the links of the book.
+/// Format, lints, import direction, the first line of each file, the reference documents, the links of the book, and
+/// what the build consists of.
 pub fn check() -> Result<()> {
     let mut wrong = imports()?;
     wrong.extend(openings()?);
     wrong.extend(unsafe_code()?);
     wrong.extend(documents::stale());
     wrong.extend(book::wrong()?);
+    wrong.extend(deny::wrong()?);
     if !wrong.is_empty() {
         return Err(wrong.join("\n       ").into());
     }

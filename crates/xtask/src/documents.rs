@@ -94,6 +94,7 @@ fn operation(out: &mut String, endpoint: &Info) {
 fn allowed_to(allow: Allow) -> &'static str {
     match allow {
         Allow::Anyone => "anyone",
+        Allow::Metrics => "clients that may read metrics",
         Allow::Trusted => "trusted clients",
         Allow::Project => "clients that may use the project",
         Allow::Admin => "clients that are not restricted to projects",

@@ -4,6 +4,7 @@ mod bench;
 mod book;
 mod check;
 mod demo;
+mod deny;
 mod documents;
 mod packages;
 mod sh;
@@ -28,8 +29,10 @@ enum Xtask {
         /// Only tests whose names contain this.
         filter: Option<String>,
     },
-    /// Format, lints, import direction, documents: changes nothing.
+    /// Format, lints, import direction, documents, what the build consists of: changes nothing.
     Check,
+    /// Run cargo-deny, where it is installed: licences, sources, versions and advisories of all that is built.
+    Deny,
     /// Mend what `check` can mend by itself.
     Fix,
     /// Measure ours beside Debian's Incus in one run.
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Xtask::Demo { down: false } => demo::up(),
         Xtask::Test { filter } => test::all(filter.as_deref()),
         Xtask::Check => check::check(),
+        Xtask::Deny => deny::run(),
         Xtask::Fix => check::fix(),
         Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
         Xtask::Load(load) => bench::load(&load),

@@ -1,8 +1,8 @@
 //! Keys of an instance: those that mean something for containers.
 
 use super::{expiry, one_of};
-use crate::Result;
 use crate::key::{Blob, Config, check_all};
+use crate::{Error, Result};
 
 fn positive(n: i64) -> Result<(), String> {
     if n >= 0 { Ok(()) } else { Err(format!("Invalid value for an unsigned integer \"{n}\"")) }
@@ -15,8 +15,13 @@ fn memory(value: &str) -> Result<(), String> {
     }
 }
 
+/// What goes into a line of liblxc's configuration, which has no way to write a line break.
+fn one_line(value: &str) -> Result<(), String> {
+    if value.contains(['\n', '\0']) { Err("It can't hold a line break".into()) } else { Ok(()) }
+}
+
 fn cpus(value: &str) -> Result<(), String> {
-    let number = |n: &str| n.trim().parse::<usize>().is_ok();
+    let number = |n: &str| n.trim_matches(' ').parse::<usize>().is_ok();
     let part = |p: &str| p.split_once('-').map_or_else(|| number(p), |(a, b)| number(a) && number(b));
     if value != "0" && value.split(',').all(part) { Ok(()) } else { Err(format!("Invalid CPU limit \"{value}\"")) }
 }
@@ -38,7 +43,7 @@ crate::keys! { INSTANCE {
     EVACUATE: String = "cluster.evacuate", "auto", Local,
         |v| one_of(v, &["auto", "migrate", "live-migrate", "stop", "stateful-stop", "force-stop"]);
     /// Environment of its init and of programs that are run in it.
-    ENVIRONMENT: String = "environment.*", "", Local;
+    ENVIRONMENT: String = "environment.*", "", Local, |v| one_line(v);
     /// What its image says about itself.
     IMAGE: String = "image.*", "", Local;
     /// Its processors: how many, or which (`0-2,5`).
@@ -72,6 +77,9 @@ crate::keys! { INSTANCE {
 
 /// Checks the configuration of an instance or a profile in the words that clients know.
 pub fn check(config: &Config) -> Result<()> {
+    if let Some(key) = config.keys().find(|key| key.contains(char::is_control)) {
+        return Err(Error::bad_request(format!("Invalid config: Unknown configuration key: {key:?}")));
+    }
     check_all(
         INSTANCE,
         config,
@@ -100,6 +108,11 @@ mod tests {
             ("boot.autostart", "maybe", false),
             ("boot.autostart", "", true),
             ("environment.PATH", "/bin", true),
+            ("environment.A", "x\nlxc.hook.start-host = /bin/sh", false),
+            ("environment.A\nlxc.hook.start-host", "/bin/sh", false),
+            ("user.a\n", "x", false),
+            ("user.a", "two\nlines", true),
+            ("limits.cpu", "0-1\n", false),
             ("user.a.b", "c", true),
             ("bogus", "1", false),
         ] {

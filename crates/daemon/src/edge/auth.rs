@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use api::endpoint::Allow;
 use api::event::Requestor;
+use api::{Error, Result};
 
 /// Who sent a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +48,30 @@ impl Caller {
     }
 }
 
+/// Refuses a caller of that trust who may not call an endpoint in that project, in the words that clients know. What
+/// is said depends on nothing but who asks: not on whether the thing exists.
+pub fn check(trust: &Trust, allow: Allow, project: &str) -> Result<()> {
+    match (trust, allow) {
+        (_, Allow::Anyone) | (Trust::Member, _) | (Trust::Metrics, Allow::Metrics) => Ok(()),
+        (Trust::None | Trust::Metrics, _) | (Trust::Full, Allow::Member) => Err(Error::forbidden("not authorized")),
+        (Trust::Full, Allow::Metrics | Allow::Trusted | Allow::Project | Allow::Admin) => Ok(()),
+        (Trust::Restricted(_), Allow::Metrics | Allow::Trusted) => Ok(()),
+        (Trust::Restricted(projects), Allow::Project) if projects.contains(project) => Ok(()),
+        (Trust::Restricted(_), Allow::Project) => {
+            Err(Error::forbidden(format!("User does not have permission for project \"{project}\"")))
+        }
+        (Trust::Restricted(_), Allow::Admin | Allow::Member) => Err(restricted()),
+    }
+}
+
 /// Whether a caller of that trust may call an endpoint in that project.
 pub fn may(trust: &Trust, allow: Allow, project: &str) -> bool {
-    match (trust, allow) {
-        (_, Allow::Anyone) | (Trust::Member, _) => true,
-        (Trust::None | Trust::Metrics, _) | (Trust::Restricted(_) | Trust::Full, Allow::Member) => false,
-        (Trust::Full, Allow::Trusted | Allow::Project | Allow::Admin) => true,
-        (Trust::Restricted(_), Allow::Trusted) => true,
-        (Trust::Restricted(projects), Allow::Project) => projects.contains(project),
-        (Trust::Restricted(_), Allow::Admin) => false,
-    }
+    check(trust, allow, project).is_ok()
+}
+
+/// What a client is told that asks for what is not of its projects alone.
+pub fn restricted() -> Error {
+    Error::forbidden("Certificate is restricted")
 }
 
 #[cfg(test)]
@@ -69,15 +84,30 @@ mod tests {
         use Allow::*;
         for (trust, open) in [
             (Trust::None, &[Anyone][..]),
-            (Trust::Metrics, &[Anyone]),
-            (restricted, &[Anyone, Trusted, Project]),
-            (Trust::Full, &[Anyone, Trusted, Project, Admin]),
-            (Trust::Member, &[Anyone, Trusted, Project, Admin, Member]),
+            (Trust::Metrics, &[Anyone, Metrics]),
+            (restricted, &[Anyone, Metrics, Trusted, Project]),
+            (Trust::Full, &[Anyone, Metrics, Trusted, Project, Admin]),
+            (Trust::Member, &[Anyone, Metrics, Trusted, Project, Admin, Member]),
         ] {
-            for allow in [Anyone, Trusted, Project, Admin, Member] {
+            for allow in [Anyone, Metrics, Trusted, Project, Admin, Member] {
                 assert_eq!(may(&trust, allow, "p"), open.contains(&allow), "{trust:?} {allow:?}");
             }
         }
-        assert!(!may(&Trust::Restricted(["p".to_owned()].into()), Project, "default"));
+        let none = Trust::Restricted(BTreeSet::new());
+        for (trust, allow, project, why) in [
+            (
+                &Trust::Restricted(["p".to_owned()].into()),
+                Project,
+                "q",
+                "User does not have permission for project \"q\"",
+            ),
+            (&none, Project, "", "User does not have permission for project \"\""),
+            (&none, Admin, "q", "Certificate is restricted"),
+            (&none, Member, "q", "Certificate is restricted"),
+            (&Trust::Full, Member, "q", "not authorized"),
+            (&Trust::None, Project, "q", "not authorized"),
+        ] {
+            assert_eq!(check(trust, allow, project), Err(Error::forbidden(why)));
+        }
     }
 }

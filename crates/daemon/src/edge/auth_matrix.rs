@@ -13,7 +13,7 @@ const CASES: &[(&str, &str, Allow)] = &[
     ("GET", "/.well-known/acme-challenge/{token}", Anyone),
     ("PUT PATCH", "/1.0", Admin),
     ("GET", "/1.0/events", Trusted),
-    ("GET", "/1.0/metrics", Anyone),
+    ("GET", "/1.0/metrics", Metrics),
     ("GET", "/1.0/certificates/*", Trusted),
     ("POST", "/1.0/certificates", Anyone),
     ("PUT PATCH DELETE", "/1.0/certificates/{fingerprint}", Admin),
@@ -22,11 +22,9 @@ const CASES: &[(&str, &str, Allow)] = &[
     ("GET", "/1.0/images/*", Anyone),
     ("PUT POST PATCH DELETE", "/1.0/images/*", Project),
     ("*", "/1.0/instances/*", Project),
-    ("GET", "/1.0/instances", Trusted),
     ("GET", "/1.0/networks/*", Project),
     ("PUT POST PATCH DELETE", "/1.0/networks/*", Admin),
     ("GET DELETE", "/1.0/operations/*", Trusted),
-    ("GET", "/1.0/operations/{id}/wait", Anyone),
     ("GET", "/1.0/operations/{id}/websocket", Anyone),
     ("*", "/1.0/profiles/*", Project),
     ("GET", "/1.0/projects/*", Trusted),
@@ -54,17 +52,18 @@ fn case(endpoint: &Info) -> Option<Allow> {
 /// Everybody who can ask, and whether an endpoint of that kind is open to them.
 fn callers(allow: Allow) -> [(&'static str, Trust, &'static str, bool); 8] {
     let restricted = || Trust::Restricted(["own".to_owned()].into());
-    let (anyone, trusted, own, full, member) = match allow {
-        Anyone => (true, true, true, true, true),
-        Trusted => (false, true, true, true, true),
-        Project => (false, false, true, true, true),
-        Admin => (false, false, false, true, true),
-        Member => (false, false, false, false, true),
+    let (anyone, metrics, trusted, own, full, member) = match allow {
+        Anyone => (true, true, true, true, true, true),
+        Metrics => (false, true, true, true, true, true),
+        Trusted => (false, false, true, true, true, true),
+        Project => (false, false, false, true, true, true),
+        Admin => (false, false, false, false, true, true),
+        Member => (false, false, false, false, false, true),
     };
     [
         ("no certificate", Trust::None, "own", anyone),
         ("a certificate that nobody trusts", Trust::None, "own", anyone),
-        ("a certificate for metrics", Trust::Metrics, "own", anyone),
+        ("a certificate for metrics", Trust::Metrics, "own", metrics),
         ("a restricted client in another project", restricted(), "default", trusted),
         ("a restricted client in its own project", restricted(), "own", own),
         ("a client", Trust::Full, "default", full),

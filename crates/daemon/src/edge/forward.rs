@@ -3,7 +3,9 @@
 //! Which member that is follows from the endpoint's declaration ([`At`]), the query and the database. The other
 //! member trusts this one's certificate and learns from headers who asked in the first place.
 
-use api::endpoint::At;
+use std::collections::BTreeSet;
+
+use api::endpoint::{Allow, At, decode, encode};
 use api::{Error, Info, Result};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -32,7 +34,7 @@ pub fn original_caller(caller: Caller, headers: &HeaderMap) -> Caller {
     let header = |name: &HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
     let (true, Some(name)) = (caller.protocol == "cluster", header(&USERNAME)) else { return caller };
     let trust = match (header(&TRUST), header(&PROJECTS)) {
-        (_, Some(projects)) => Trust::Restricted(projects.split(',').map(str::to_owned).collect()),
+        (_, Some(projects)) => Trust::Restricted(listed(projects)),
         (Some("full"), None) => Trust::Full,
         (Some("metrics"), None) => Trust::Metrics,
         (Some("member"), None) => caller.trust,
@@ -54,6 +56,16 @@ pub fn original_caller(caller: Caller, headers: &HeaderMap) -> Caller {
     }
 }
 
+/// Names as one text, whatever stands in them.
+pub fn list<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(|name| encode(name)).collect::<Vec<_>>().join(",")
+}
+
+/// Undoes [`list`].
+pub fn listed(text: &str) -> BTreeSet<String> {
+    text.split(',').filter(|name| !name.is_empty()).map(decode).collect()
+}
+
 /// The address of the member that serves the request, or `None` if that is this one.
 pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
     if !cx.daemon.clustered() {
@@ -62,6 +74,8 @@ pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
     let target = cx.param("target");
     let name = match info.at {
         At::Any => return Ok(None),
+        // A stranger would learn which members there are.
+        At::Target if info.allow == Allow::Anyone && !cx.caller.trusted() => return Ok(None),
         At::Operation => return Ok(cx.daemon.operation_address(cx.arg(0))),
         At::Member => cx.arg(0).to_owned(),
         At::Target | At::Volume if !target.is_empty() && !target.starts_with('@') => target.to_owned(),
@@ -124,8 +138,7 @@ fn tell_caller(cx: &Cx, headers: &mut HeaderMap) {
     headers.insert(TRUST, HeaderValue::from_static(trust));
     headers.remove(PROJECTS);
     if let Trust::Restricted(projects) = &cx.caller.trust {
-        let projects = projects.iter().cloned().collect::<Vec<_>>().join(",");
-        headers.insert(PROJECTS, HeaderValue::from_str(&projects).unwrap_or(HeaderValue::from_static("")));
+        headers.insert(PROJECTS, HeaderValue::from_str(&list(projects)).unwrap_or(HeaderValue::from_static("")));
     }
 }
 
@@ -177,6 +190,10 @@ mod tests {
             (&[(USERNAME, "a"), (TRUST, "full")], Trust::Full),
             (&[(USERNAME, "a"), (TRUST, "restricted"), (PROJECTS, "p,q")], {
                 Trust::Restricted(["p".to_owned(), "q".to_owned()].into())
+            }),
+            (&[(USERNAME, "a"), (TRUST, "restricted"), (PROJECTS, "")], Trust::Restricted([].into())),
+            (&[(USERNAME, "a"), (TRUST, "restricted"), (PROJECTS, "a%2Cdefault")], {
+                Trust::Restricted(["a,default".to_owned()].into())
             }),
             (&[(USERNAME, "a"), (TRUST, "restricted")], Trust::None),
             (&[(USERNAME, "root"), (TRUST, "member")], Trust::Member),

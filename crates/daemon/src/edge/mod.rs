@@ -1,13 +1,14 @@
 //! The edge: HTTP comes in here and is known nowhere else.
 //!
-//! [`listen`] accepts connections and finds out who is there, [`router`] finds the handler and checks the
-//! permission, [`forward`] sends a request on to the member that it concerns, [`request`] is what a handler gets.
+//! [`listen`] accepts connections and finds out who is there, [`router`] finds the handler, [`permit`] lets the request
+//! in, [`forward`] sends it on to the member that it concerns, [`request`] is what a handler gets.
 
 pub mod auth;
 #[cfg(test)]
 mod auth_matrix;
 pub mod forward;
 pub mod listen;
+pub mod permit;
 pub mod reply;
 pub mod request;
 pub mod router;

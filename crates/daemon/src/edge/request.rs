@@ -97,15 +97,15 @@ impl Cx {
     }
 }
 
-/// Reads `a=b&c=d`.
+/// Reads `a=b&c=d`. Of what is said twice the first counts, as for all servers in Go.
 pub fn parse_query(query: &str) -> BTreeMap<String, String> {
     let plain = |s: &str| decode(&s.replace('+', " "));
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (plain(name), plain(value)))
-        .collect()
+    let mut all = BTreeMap::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        all.entry(plain(name)).or_insert_with(|| plain(value));
+    }
+    all
 }
 
 /// Reads a JSON body.
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn queries_are_decoded() {
-        let query = parse_query("a=1&b=x%20y+z&c&=&d=%2F");
+        let query = parse_query("a=1&b=x%20y+z&c&=&d=%2F&a=2&%61=3");
         let got: Vec<_> = query.iter().map(|(k, v)| format!("{k}={v}")).collect();
         assert_eq!(got, ["=", "a=1", "b=x y z", "c=", "d=/"]);
     }

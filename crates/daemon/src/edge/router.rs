@@ -11,11 +11,12 @@ use hyper::{Request, Response, StatusCode};
 use incus_core::filter::Filter;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::auth::{self, Caller};
-use super::forward;
+use super::auth::{Caller, Trust};
 use super::reply::{self, Body};
 use super::request::{self, Cx};
+use super::{forward, permit};
 use crate::operations::Operation;
 use crate::state::Daemon;
 
@@ -47,9 +48,12 @@ impl Router {
             let handler = handler.clone();
             Box::pin(async move {
                 let body = request::json(request.into_body()).await?;
-                let answer = cx.answer.clone();
+                let (answer, trust) = (cx.answer.clone(), cx.caller.trust.clone());
                 let value = handler(cx, body).await?;
-                let mut response = reply::sync(&value)?;
+                let mut response = match &trust {
+                    Trust::Restricted(_) => reply::sync(&permit::visible(&trust, to_value(&value)?))?,
+                    _ => reply::sync(&value)?,
+                };
                 if let Some(etag) = answer.etag.get().and_then(|e| HeaderValue::from_str(&format!("\"{e}\"")).ok()) {
                     response.headers_mut().insert("etag", etag);
                     response.headers_mut().remove("x-content-type-options");
@@ -75,18 +79,23 @@ impl Router {
             let handler = handler.clone();
             Box::pin(async move {
                 let body = request::json(request.into_body()).await?;
-                let names = matches!(cx.param("recursion"), "" | "0");
+                let (names, trust) = (matches!(cx.param("recursion"), "" | "0"), cx.caller.trust.clone());
                 let filter = Filter::parse(cx.param("filter"))?;
-                let mut things = handler(cx, body).await?;
-                if filter != Filter::All {
-                    let values = things.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
-                    let mut values = values.map_err(|e| Error::internal(e.to_string()))?.into_iter();
-                    things.retain(|_| values.next().is_some_and(|value| filter.accepts(&value)));
+                let things = handler(cx, body).await?;
+                if filter == Filter::All && !matches!(trust, Trust::Restricted(_)) {
+                    return match names {
+                        true => reply::sync(&things.iter().map(Listed::url).collect::<Vec<_>>()),
+                        false => reply::sync(&things),
+                    };
                 }
-                match names {
-                    true => reply::sync(&things.iter().map(Listed::url).collect::<Vec<_>>()),
-                    false => reply::sync(&things),
+                let mut values = Vec::new();
+                for thing in things {
+                    let value = permit::visible(&trust, to_value(&thing)?);
+                    if filter.accepts(&value) {
+                        values.push(if names { thing.url().into() } else { value });
+                    }
                 }
+                reply::sync(&values)
             })
         });
     }
@@ -147,20 +156,28 @@ impl Router {
     }
 
     async fn answer(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>> {
-        let (route, args) = self.find(request.method().as_str(), request.uri().path())?;
+        let headers = request.headers().clone();
+        let forwarded = forward::is_forwarded(&caller, &headers);
+        let caller = forward::original_caller(caller, &headers);
+        let found = self.find(request.method().as_str(), request.uri().path());
+        let (route, args) = found.map_err(|e| match e.kind {
+            // Strangers are told the same whatever they try with a path.
+            Kind::NotImplemented if !caller.trusted() => Error::forbidden("not authorized"),
+            _ => e,
+        })?;
         // The links between members are what a starting member catches up by.
         if route.info.path != api::internal::LINK.info.path {
             crate::versions::admit(&daemon, &caller, &route.info).await?;
         }
         crate::removed::refuse(&daemon, route.info.path)?;
         let query = request::parse_query(request.uri().query().unwrap_or_default());
-        let headers = request.headers().clone();
-        let forwarded = forward::is_forwarded(&caller, &headers);
-        let caller = forward::original_caller(caller, &headers);
         let cx = Cx { daemon, caller, args, forwarded, query, headers, answer: Arc::default() };
-        if !auth::may(&cx.caller.trust, route.info.allow, cx.project()) {
-            return Err(Error::forbidden("not authorized"));
-        }
+        permit::check(&cx, &route.info).await?;
+        let answer = self.carry_out(route, cx.clone(), request).await;
+        permit::answered(&cx, &route.info, answer)
+    }
+
+    async fn carry_out(&self, route: &Route, cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         match forward::destination(&cx, &route.info).await? {
             Some(address) => forward::send(&cx, &address, request).await,
             None => (route.handler)(cx, request).await,
@@ -182,6 +199,10 @@ impl Router {
         let args = route.segments.iter().zip(&parts).filter(|(s, _)| s.starts_with('{'));
         Ok((route, args.map(|(_, part)| api::endpoint::decode(part)).collect()))
     }
+}
+
+fn to_value(value: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|e| Error::internal(e.to_string()))
 }
 
 fn segments(path: &'static str) -> Vec<&'static str> {

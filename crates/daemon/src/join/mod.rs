@@ -418,10 +418,11 @@ pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> R
                     let name = Some(token.server_name.as_str());
                     let used = db::tokens::redeem(tx, db::tokens::Kind::Join, name, &hash, now)?;
                     let used = used.ok_or_else(|| Error::forbidden("not authorized"))?;
+                    // Whoever had another certificate trusted for that name is not who joins.
+                    db::certificates::delete_server(tx, &used.name)?;
                     (used.name.clone(), Some(used.operation))
                 }
-                // Trusted by an earlier use of the token: the certificate bears the name.
-                None => (db::certificates::get(tx, &shown)?.name, None),
+                None => (invited(tx, &shown)?, None),
             };
             let new = NewMember {
                 name: name.clone(),
@@ -462,6 +463,14 @@ pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> R
             .map(|c| (c.fingerprint.clone(), c.name.clone(), c.certificate.clone()))
             .collect(),
     })
+}
+
+/// The name of a server whose certificate is trusted by an earlier use of its token. Those of clients are trusted too,
+/// with less: with them nobody joins, or a restricted one would be told the cluster's key.
+fn invited(tx: &Tx<'_>, shown: &str) -> Result<String> {
+    let all = db::certificates::list(tx)?;
+    let found = all.into_iter().find(|c| c.fingerprint == shown && c.kind == db::certificates::CertificateType::Server);
+    found.map(|c| c.name).ok_or_else(|| Error::forbidden("not authorized"))
 }
 
 /// The fingerprint of the certificate that the joining server holds the key of; it has to be the one that it tells.

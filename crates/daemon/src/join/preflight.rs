@@ -17,7 +17,7 @@ use drivers::network::Definition;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Accept, belongings, hash, must_be_specific, not_empty, same_version, shown_by};
+use super::{Accept, belongings, hash, invited, must_be_specific, not_empty, same_version, shown_by};
 use crate::edge::auth::Caller;
 use crate::services::{networks, pools};
 use crate::start;
@@ -145,7 +145,7 @@ pub async fn look(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> Res
                         db::tokens::find(tx, db::tokens::Kind::Join, &token.server_name, &hash(&token.secret), now)?;
                     good.ok_or_else(refused)?.name
                 }
-                None => db::certificates::get(tx, &shown)?.name,
+                None => invited(tx, &shown)?,
             };
             Ok((name, db::pools::list(tx)?, db::networks::list(tx, None)?))
         })

@@ -225,6 +225,11 @@ async fn change(cx: &Cx, old: &Certificate, new: CertificatePut) -> Result<()> {
         description: new.description,
         projects: new.projects,
     };
+    let member = |kind: CertificateType| kind == CertificateType::Server;
+    let other = row.kind.as_str() != old.kind || row.fingerprint != old.fingerprint;
+    if cx.daemon.clustered() && other && (member(row.kind) || member(CertificateType::parse(&old.kind)?)) {
+        return Err(Error::bad_request("Certificates of members come and go with them"));
+    }
     let old = old.fingerprint.clone();
     cx.daemon.write(move |tx| db::certificates::update(tx, db::certificates::get(tx, &old)?.id, &row)).await?;
     cx.daemon.tell("certificate-updated", format!("/1.0/certificates/{}", cx.arg(0)), &cx.caller);
@@ -233,11 +238,18 @@ async fn change(cx: &Cx, old: &Certificate, new: CertificatePut) -> Result<()> {
 
 async fn delete(cx: Cx, (): ()) -> Result<()> {
     let certificate = find(&cx).await?;
-    if certificate.kind == CertificateType::Server.as_str() && cx.daemon.clustered() {
-        return Err(Error::bad_request("The certificate of a member goes with it: remove the member"));
-    }
-    let print = certificate.fingerprint.clone();
-    cx.daemon.write(move |tx| db::certificates::delete(tx, db::certificates::get(tx, &print)?.id)).await?;
+    let (print, clustered) = (certificate.fingerprint.clone(), cx.daemon.clustered());
+    cx.daemon
+        .write(move |tx| {
+            let found = db::certificates::get(tx, &print)?;
+            // One that a join token was used for, and no member came of it, is nobody's.
+            let of_member = found.kind == CertificateType::Server && db::members::id(tx, &found.name).is_ok();
+            if of_member && clustered {
+                return Err(Error::bad_request("The certificate of a member goes with it: remove the member"));
+            }
+            db::certificates::delete(tx, found.id)
+        })
+        .await?;
     cx.daemon.tell("certificate-deleted", format!("/1.0/certificates/{}", certificate.fingerprint), &cx.caller);
     Ok(())
 }

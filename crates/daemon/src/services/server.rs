@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, LazyLock};
 
+use api::endpoint::Allow;
 use api::key::{Config, Scope};
 use api::keys::server::{PLACEMENT_SCRIPTLET, PROXY_HTTP, PROXY_HTTPS, SERVER};
 use api::server::{Environment, Server, ServerPut, StorageDriver};
 use api::{Error, Result};
 
+use crate::edge::auth::may;
 use crate::edge::{Cx, Router};
 use crate::instances::scripted;
 use crate::state::Daemon;
@@ -33,7 +35,9 @@ async fn get(cx: Cx, (): ()) -> Result<Server> {
     if !cx.caller.trusted() {
         return Ok(public);
     }
-    let config = shown_config(&cx.daemon).await?;
+    // It may hold secrets, as the password of a proxy: only those see it who may change it.
+    let whole = may(&cx.caller.trust, Allow::Admin, cx.project());
+    let config = if whole { shown_config(&cx.daemon).await? } else { Config::new() };
     cx.show_etag(&config);
     Ok(Server {
         config,

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::join::hash;
-use crate::operations::{Operation, Resources};
+use crate::operations::{Operation, Resources, SECRET};
 use crate::state::Daemon;
 
 const CLASS: &str = "token";
@@ -57,13 +57,13 @@ pub async fn give_out(daemon: &Arc<Daemon>, new: New) -> Result<Arc<Operation>> 
         ("addresses", json!(addresses)),
         ("expiresAt", json!(expires.unwrap_or_else(super::never))),
         ("fingerprint", json!(fingerprint)),
-        ("secret", json!(secret)),
+        (SECRET, json!(secret)),
         (name, json!(new.name)),
     ] {
         metadata.insert(key.into(), value);
     }
     let mut stored = metadata.clone();
-    stored.remove("secret");
+    stored.remove(SECRET);
     let resources = Resources::from([(what.to_owned(), None)]);
     let id = crate::operations::new_id(daemon.raft_id());
     let begin = crate::operations::New { id: id.clone(), metadata, ..daemon.operation(DESCRIPTION, "", resources) };

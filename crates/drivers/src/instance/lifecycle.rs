@@ -75,7 +75,8 @@ impl Containers {
         };
         let spec = Spec { cgroup: self.cgroup(id), console_log: text("console.log"), ..spec.clone() };
         let config = self.config(id);
-        fs::write(&config, spec.render(&runtime)).context(format!("Writing {}", config.display()))
+        let text = spec.render(&runtime).map_err(Error::bad_request)?;
+        fs::write(&config, text).context(format!("Writing {}", config.display()))
     }
 
     fn rootfs_mount(&self) -> std::path::PathBuf {

@@ -3,7 +3,6 @@
 pub mod members;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use api::event::{Event, LIFECYCLE, LOGGING, OPERATION};
@@ -17,7 +16,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::edge::auth::Trust;
 use crate::edge::websocket::{WebSocket, upgrade};
 use crate::edge::{Body, Cx, Router};
-use crate::events::{Hub, Told};
+use crate::events::Told;
 
 /// How often a silent listener is asked whether it is still there.
 const PING: Duration = Duration::from_secs(10);
@@ -59,7 +58,7 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         let (answer, socket) = upgrade(request)?;
         tokio::spawn(async move {
             if let Ok(socket) = socket.await {
-                tell_member(socket, &hub).await;
+                tell_member(socket, &cx).await;
             }
         });
         return Ok(answer);
@@ -73,7 +72,10 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         loop {
             let sent = tokio::select! {
                 event = events.recv() => match event {
-                    Ok(happened) if wanted.accepts(&happened.event) => send(&mut socket, &happened.event).await,
+                    // Who is trusted with less since they came, or not any more, has to come again.
+                    Ok(happened) if wanted.accepts(&happened.event) => {
+                        cx.daemon.still_worth(&cx.caller).await && send(&mut socket, &happened.event).await
+                    }
                     other => go_on(&other),
                 },
                 alive = still_there(&mut socket) => alive,
@@ -87,7 +89,8 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
 }
 
 /// Tells another member the events of this one, and while this one is a hub, all others too.
-async fn tell_member(mut socket: WebSocket, hub: &Arc<Hub>) {
+async fn tell_member(mut socket: WebSocket, cx: &Cx) {
+    let hub = &cx.daemon.hub;
     let (mut events, mut ways) = (hub.subscribe(), hub.ways());
     let mut told = BTreeSet::new();
     loop {
@@ -102,7 +105,7 @@ async fn tell_member(mut socket: WebSocket, hub: &Arc<Hub>) {
             event = events.recv() => match event.as_deref() {
                 Ok(happened) => match happened.id {
                     Some(id) if happened.own || ways.borrow().relay() => {
-                        send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await
+                        cx.daemon.still_worth(&cx.caller).await && send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await
                     }
                     _ => true,
                 },

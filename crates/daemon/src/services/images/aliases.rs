@@ -6,7 +6,7 @@ use api::{Error, Result};
 use db::projects::{Feature, holder};
 use serde_json::Value;
 
-use super::trusted;
+use super::{found, trusted};
 use crate::edge::{Cx, Router};
 use crate::events;
 
@@ -49,15 +49,18 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 
 async fn list(cx: Cx, (): ()) -> Result<Vec<ImageAliasesEntry>> {
     let project = cx.project().to_owned();
-    let all = cx.daemon.view(move |tx| db::aliases::list(tx, &holder(tx, &project, Feature::Images)?)).await?;
+    let all = cx.daemon.view(move |tx| db::aliases::list(tx, &holder(tx, &project, Feature::Images)?)).await;
+    let all = found(&cx, all, Ok(Vec::new()))?;
     let trusted = trusted(&cx);
     Ok(all.into_iter().filter(|a| trusted || a.public).map(shown).collect())
 }
 
 async fn find(cx: &Cx) -> Result<db::aliases::Alias> {
     let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
-    let alias = cx.daemon.view(move |tx| db::aliases::get(tx, &holder(tx, &project, Feature::Images)?, &name)).await?;
-    if trusted(cx) || alias.public { Ok(alias) } else { Err(Error::not_found("Image alias not found")) }
+    let alias = cx.daemon.view(move |tx| db::aliases::get(tx, &holder(tx, &project, Feature::Images)?, &name)).await;
+    let none = || Err(Error::not_found("Image alias not found"));
+    let alias = found(cx, alias, none())?;
+    if trusted(cx) || alias.public { Ok(alias) } else { none() }
 }
 
 async fn get(cx: Cx, (): ()) -> Result<ImageAliasesEntry> {

@@ -101,7 +101,7 @@ pub async fn secret(cx: Cx, (): ()) -> Result<Arc<Operation>> {
     let fingerprint = find(&cx).await?.image.fingerprint;
     let secret = hex::encode(rand::random::<[u8; 32]>());
     let mut new = cx.daemon.operation(SECRET, cx.project(), resources(&fingerprint, cx.project()));
-    new.metadata.insert("secret".into(), secret.into());
+    new.metadata.insert(crate::operations::SECRET.into(), secret.into());
     tell(&cx, "image-secret-created", &fingerprint, []);
     Ok(cx.daemon.operations.token(new))
 }
@@ -116,7 +116,7 @@ pub fn knows_secret(cx: &Cx, fingerprint: &str) -> bool {
     let about = resources(fingerprint, project);
     let fits = |o: &Arc<Operation>| {
         let view = o.view();
-        let secret = view.metadata.as_ref().and_then(|m| m.get("secret")).and_then(Value::as_str);
+        let secret = view.metadata.as_ref().and_then(|m| m.get(crate::operations::SECRET)).and_then(Value::as_str);
         view.description == SECRET && view.resources.as_ref() == Some(&about) && secret == Some(given)
     };
     let Some(token) = cx.daemon.operations.list().into_iter().find(fits) else { return false };

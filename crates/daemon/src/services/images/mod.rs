@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::never;
-use crate::edge::auth::{Trust, may};
+use crate::edge::auth::may;
 use crate::edge::{Cx, Router};
 use crate::events;
 use crate::operations::{Operation, Resources};
@@ -110,32 +110,33 @@ fn trusted(cx: &Cx) -> bool {
     may(&cx.caller.trust, Allow::Project, cx.project())
 }
 
+/// What was found, or `nothing`: to those who may not use it, a project that does not exist is one with nothing public.
+fn found<T>(cx: &Cx, found: Result<T>, nothing: Result<T>) -> Result<T> {
+    match found {
+        Err(e) if !e.retryable() && !trusted(cx) => nothing,
+        found => found,
+    }
+}
+
 async fn list(cx: Cx, (): ()) -> Result<Vec<Image>> {
     let (project, all) = (cx.project().to_owned(), cx.flag("all-projects"));
-    let asked = project.clone();
-    let images = cx
-        .daemon
-        .view(move |tx| {
-            let project = if all { None } else { Some(holder(tx, &asked, Feature::Images)?) };
-            db::images::list(tx, project.as_deref())
-        })
-        .await?;
-    let visible = |i: &Image| {
-        i.public
-            || match &cx.caller.trust {
-                Trust::Restricted(projects) if all => projects.contains(&i.project),
-                trust => may(trust, Allow::Project, &project),
-            }
-    };
-    Ok(images.into_iter().map(shown).filter(visible).collect())
+    let images = cx.daemon.view(move |tx| {
+        let project = if all { None } else { Some(holder(tx, &project, Feature::Images)?) };
+        db::images::list(tx, project.as_deref())
+    });
+    let images = found(&cx, images.await, Ok(Vec::new()))?;
+    let all = trusted(&cx);
+    Ok(images.into_iter().map(shown).filter(|i| all || i.public).collect())
 }
 
 /// The image of the request, if the caller may see it.
 async fn find(cx: &Cx) -> Result<db::images::Image> {
     let (project, prefix) = (cx.project().to_owned(), cx.arg(0).to_owned());
-    let found = cx.daemon.view(move |tx| db::images::get(tx, &holder(tx, &project, Feature::Images)?, &prefix)).await?;
-    let may = trusted(cx) || found.image.changeable.public || export::knows_secret(cx, &found.image.fingerprint);
-    if may { Ok(found) } else { Err(Error::not_found("Image not found")) }
+    let image = cx.daemon.view(move |tx| db::images::get(tx, &holder(tx, &project, Feature::Images)?, &prefix));
+    let none = || Err(Error::not_found("Image not found"));
+    let image = found(cx, image.await, none())?;
+    let may = trusted(cx) || image.image.changeable.public || export::knows_secret(cx, &image.image.fingerprint);
+    if may { Ok(image) } else { none() }
 }
 
 fn changeable(i: &db::images::Image) -> ImagePut {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blocking;
 use crate::edge::Cx;
-use crate::edge::auth::may;
+use crate::edge::auth::check;
 use crate::instances::{Expander, Loaded};
 use crate::operations::Operation;
 use crate::services::pools;
@@ -37,9 +37,7 @@ impl Original {
     /// Looks up what `source` names; the caller must be allowed to see it.
     pub async fn find(cx: &Cx, source: &InstanceSource) -> Result<Original> {
         let project = if source.project.is_empty() { cx.project() } else { &source.project }.to_owned();
-        if !may(&cx.caller.trust, api::endpoint::Allow::Project, &project) {
-            return Err(Error::forbidden("not authorized"));
-        }
+        check(&cx.caller.trust, api::endpoint::Allow::Project, &project)?;
         let (name, snapshot) = match source.source.split_once('/') {
             Some((name, snapshot)) => (name.to_owned(), Some(snapshot.to_owned())),
             None => (source.source.clone(), None),

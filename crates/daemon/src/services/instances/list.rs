@@ -15,7 +15,6 @@ use super::super::never;
 use super::snapshots;
 use crate::blocking;
 use crate::edge::Cx;
-use crate::edge::auth::Trust;
 use crate::instances::{Expander, Loaded};
 use crate::state::Daemon;
 
@@ -163,7 +162,7 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Instance>> {
     let depth: u8 = cx.param("recursion").parse().unwrap_or(0);
     let project = (!cx.flag("all-projects")).then(|| cx.project().to_owned());
     let full = depth > 1;
-    let (mut all, mut snapshots) = cx
+    let (all, mut snapshots) = cx
         .daemon
         .view(move |tx| {
             let which = db::instances::Filter { project: project.as_deref(), ..db::instances::Filter::default() };
@@ -176,9 +175,6 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Instance>> {
             Ok((rows.into_iter().map(|row| expander.load(row)).collect::<Vec<_>>(), snapshots))
         })
         .await?;
-    if let Trust::Restricted(projects) = &cx.caller.trust {
-        all.retain(|l| projects.contains(&l.row.project));
-    }
     let mut members: Vec<i64> = all.iter().map(|l| l.row.member_id).collect();
     members.sort_unstable();
     members.dedup();

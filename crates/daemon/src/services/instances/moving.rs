@@ -14,7 +14,7 @@ use incus_core::plan::{Action, Step};
 
 use super::{check, resources};
 use crate::edge::Cx;
-use crate::edge::auth::may;
+use crate::edge::auth;
 use crate::instances::scripted::{self, Reason, ToPlace};
 use crate::instances::{Expander, Loaded, placing};
 use crate::operations::Operation;
@@ -113,9 +113,7 @@ async fn wanted(cx: &Cx, l: &Loaded, new: InstancePost) -> Result<Loaded> {
         row.name.clone_from(&new.name);
     }
     if !new.project.is_empty() {
-        if !may(&cx.caller.trust, Allow::Project, &new.project) {
-            return Err(Error::forbidden("not authorized"));
-        }
+        auth::check(&cx.caller.trust, Allow::Project, &new.project)?;
         row.project.clone_from(&new.project);
     }
     if let Some(config) = &new.config {

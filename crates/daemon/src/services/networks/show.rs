@@ -18,7 +18,6 @@ use incus_core::net::nic::vlan_name;
 use super::follow::blocking;
 use super::named;
 use crate::edge::Cx;
-use crate::edge::auth::Trust;
 use crate::services::placed;
 use crate::state::Daemon;
 
@@ -57,8 +56,7 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Network>> {
     let (project, all) = (cx.project().to_owned(), cx.flag("all-projects"));
     let member = placed::whose(&cx).await?;
     let links = blocking(host_networks).await?;
-    let found = cx
-        .daemon
+    cx.daemon
         .view(move |tx| {
             let holder = db::projects::holder(tx, &project, Feature::Networks)?;
             let managed = db::networks::list(tx, None)?;
@@ -69,12 +67,7 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Network>> {
             found.extend(links);
             Ok(found)
         })
-        .await?;
-    let visible = |n: &Network| match &cx.caller.trust {
-        Trust::Restricted(projects) if all => projects.contains(&n.project),
-        _ => true,
-    };
-    Ok(found.into_iter().filter(visible).collect())
+        .await
 }
 
 /// The managed network that the request is about.

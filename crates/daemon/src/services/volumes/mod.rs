@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{never, patched, pools};
-use crate::edge::auth::{Trust, may};
+use crate::edge::auth::{check, may};
 use crate::edge::{Cx, Router};
 use crate::operations::Resources;
 use crate::state::Daemon;
@@ -55,6 +55,11 @@ fn home(tx: &Tx<'_>, project: &str, kind: VolumeType) -> Result<String> {
     }
 }
 
+/// Whether the caller may see the volumes of images, which are the default project's whoever has the image.
+fn sees_images(cx: &Cx) -> bool {
+    may(&cx.caller.trust, Allow::Project, DEFAULT)
+}
+
 /// The member that `?target=` names.
 fn target(tx: &Tx<'_>, name: &str) -> Result<Option<i64>> {
     if name.is_empty() { Ok(None) } else { db::members::id(tx, name).map(Some) }
@@ -64,10 +69,13 @@ fn target(tx: &Tx<'_>, name: &str) -> Result<Option<i64>> {
 fn asked(cx: &Cx) -> impl Fn(&Tx<'_>) -> Result<Row> + Clone + Send + Sync + use<> {
     let [pool, kind, name, project, on] =
         [cx.arg(0), cx.arg(1), cx.arg(2), cx.project(), cx.param("target")].map(str::to_owned);
-    let clustered = cx.daemon.clustered();
+    let (clustered, images) = (cx.daemon.clustered(), sees_images(cx));
     move |tx| {
         let pool = db::pools::id(tx, &pool)?;
         let kind = VolumeType::parse(&kind)?;
+        if kind == VolumeType::Image && !images {
+            return Err(Error::not_found("Storage volume not found"));
+        }
         let member = if clustered { target(tx, &on)? } else { None };
         db::volumes::get(tx, pool, &home(tx, &project, kind)?, kind, &name, member)
     }
@@ -160,10 +168,8 @@ async fn list(cx: Cx, (): ()) -> Result<Vec<StorageVolume>> {
         }
         Ok(found)
     });
-    let mut found = found.await?;
-    if let (true, Trust::Restricted(allowed)) = (all, &cx.caller.trust) {
-        found.retain(|v| allowed.contains(&v.project));
-    }
+    let mut found: Vec<StorageVolume> = found.await?;
+    found.retain(|v| v.kind != VolumeType::Image.as_str() || sees_images(&cx));
     Ok(found)
 }
 
@@ -262,7 +268,7 @@ pub async fn address(daemon: &Arc<Daemon>, cx: &Cx) -> Result<Option<String>> {
 
 /// Refuses if the caller may not see a project.
 fn must_see(cx: &Cx, project: &str) -> Result<()> {
-    if may(&cx.caller.trust, Allow::Project, project) { Ok(()) } else { Err(Error::forbidden("not authorized")) }
+    check(&cx.caller.trust, Allow::Project, project)
 }
 
 /// A moment that clients send, where the year 1 means never.

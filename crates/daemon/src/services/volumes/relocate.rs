@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use api::volume::StorageVolumePost;
 use api::{Error, Kind, Result};
+use db::projects::Feature;
 use db::volume_snapshots;
 use db::volumes::{Volume as Row, VolumeType};
 use drivers::storage::{Part, Volume};
@@ -15,7 +16,7 @@ use super::copy::{self, From, To};
 use super::files::{self, Unfinished};
 use super::{home, must_be_unused, must_see, resources, tell, url};
 use crate::edge::request::json as read_json;
-use crate::edge::{Body, Cx, reply};
+use crate::edge::{Body, Cx, permit, reply};
 use crate::operations::Operation;
 use crate::services::pools;
 use crate::{blocking, volumes};
@@ -31,6 +32,7 @@ pub async fn relocate(cx: Cx, request: Request<Incoming>) -> Result<Response<Bod
     let pool = if new.pool.is_empty() { row.pool.clone() } else { new.pool.clone() };
     let project = if new.project.is_empty() { cx.project().to_owned() } else { new.project.clone() };
     must_see(&cx, &project)?;
+    permit::check_holder(&cx, Feature::Volumes, &project).await?;
     let to = To::find(&cx.daemon, &pool, &project, &name).await?;
     let here = row.member_id.is_none_or(|id| id == cx.daemon.member_id());
     if here && to.pool_id == row.pool_id && to.project == row.project {
