@@ -197,7 +197,7 @@ fn authority(cluster: &Cluster) -> Result<()> {
         &["config", "trust", "add-certificate", &file, "--name", "good", "--restricted", "--projects", "p1"],
     )?;
     assert!(good.trusted(cluster, 2)?);
-    assert!(good.ask(cluster, 2, &[], "/1.0/profiles?project=default")?.contains("not authorized"));
+    assert!(good.ask(cluster, 2, &[], "/1.0/profiles?project=default")?.contains("does not have permission"));
 
     // All that it has signed.
     assert!(!bad.trusted(cluster, 1)?);
@@ -205,7 +205,7 @@ fn authority(cluster: &Cluster) -> Result<()> {
     assert!(bad.trusted(cluster, 1)? && bad.trusted(cluster, 2)?);
     assert!(!stranger.trusted(cluster, 1)? && !known.trusted(cluster, 1)?);
     assert!(
-        good.ask(cluster, 2, &[], "/1.0/profiles?project=default")?.contains("not authorized"),
+        good.ask(cluster, 2, &[], "/1.0/profiles?project=default")?.contains("does not have permission"),
         "it stays restricted"
     );
     assert!(bad.ask(cluster, 2, &[], "/1.0/profiles?project=default")?.contains("\"status_code\":200"));
