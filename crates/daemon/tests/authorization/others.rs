@@ -38,6 +38,16 @@ pub fn a_body_names_no_other_project(world: &World) -> Result<()> {
         let answer = world.ask(&own, send(method, &path, &body))?;
         assert_eq!(answer, (403, no_project("default")), "{path} {body}");
     }
+    // Nor do values become lines of what liblxc is told.
+    for (key, value) in [
+        ("environment.A", "x\nlxc.hook.start-host = /bin/false"),
+        ("environment.A\nlxc.hook.start-host", "/bin/false"),
+        ("limits.cpu", "0\n"),
+    ] {
+        let body = json!({"config": {key: value}});
+        let (status, said) = world.ask(&own, send("PATCH", "/1.0/instances/c1?project=own", &body))?;
+        assert!(status == 400 && said.contains("Invalid config"), "{key:?}: {status} {said}");
+    }
     // Nobody makes themselves or others worth more.
     let print = world.value(&own, get("/1.0"))?["auth_user_name"].as_str().unwrap_or_default().to_owned();
     let certificate = format!("/1.0/certificates/{print}");
