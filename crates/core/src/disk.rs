@@ -70,6 +70,13 @@ pub fn root(devices: &Devices) -> Result<(&str, &str)> {
         .ok_or_else(|| Error::bad_request(format!("Root disk entry \"{name}\" must have a \"pool\" property set")))
 }
 
+/// How large the root disk may become, in bytes; `None` if nothing is said about it.
+pub fn root_size(devices: &Devices) -> Result<Option<u64>> {
+    let (device, _) = root(devices)?;
+    let size = devices.get(device).and_then(|config| config.get("size")).filter(|size| !size.is_empty());
+    size.map(|size| api::size::bytes(size).map_err(Error::bad_request)).transpose()
+}
+
 /// The disks beside the root disk.
 pub fn disks(devices: &Devices) -> Result<Vec<Disk>> {
     let disk = |(_, config): &(&String, &Config)| config.get("type").is_some_and(|t| t == "disk") && !is_root(config);

@@ -45,7 +45,8 @@ impl Client {
         Client::begin(socket, Some(helper)).await
     }
 
-    pub(super) async fn begin(socket: UnixStream, helper: Option<Helper>) -> Result<Client> {
+    /// Talks over a socket, to a `helper` if there is one.
+    pub async fn begin(socket: UnixStream, helper: Option<Helper>) -> Result<Client> {
         let mut client = Client { socket, helper, id: 0 };
         let (kind, _) = client.exchange(Writer::new(kind::INIT).u32(VERSION)).await?;
         if kind == kind::VERSION { Ok(client) } else { Err(garbled()) }

@@ -98,16 +98,32 @@ impl Root {
         let (parent, name) = split(path);
         if self.last.as_ref().is_none_or(|(last, _)| last != parent) {
             let fd = match self.open_beneath(parent, OFlags::DIRECTORY | OFlags::RDONLY) {
-                Err(Errno::NOENT) => {
-                    self.directory(parent)?;
-                    self.open_beneath(parent, OFlags::DIRECTORY | OFlags::RDONLY)
-                }
+                Err(Errno::NOENT) => self.make_directories(parent),
                 other => other,
             };
             self.last = Some((parent.to_vec(), fd.map_err(|e| refused(path, e))?));
         }
         let fd = self.last.as_ref().map_or(self.fd.as_fd(), |(_, fd)| fd.as_fd());
         Ok((fd, name))
+    }
+
+    /// Makes the directories of a path that are not there, one after the other, and opens the last.
+    fn make_directories(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        let enter = |at: &OwnedFd, part: &[u8]| {
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+            fs::openat2(at, part, flags, Mode::empty(), BENEATH)
+        };
+        let mut at = enter(&self.fd, b".")?;
+        for part in path.split(|b| *b == b'/') {
+            at = match enter(&at, part) {
+                Err(Errno::NOENT) => {
+                    fs::mkdirat(&at, part, Mode::from_raw_mode(0o755))?;
+                    enter(&at, part)?
+                }
+                there => there?,
+            };
+        }
+        Ok(at)
     }
 
     /// Makes something under a name; what had it before (but for a directory) is removed.

@@ -9,6 +9,7 @@ pub mod build;
 mod format;
 mod metadata;
 mod pack;
+mod room;
 mod squashfs;
 pub mod template;
 pub mod templates;

@@ -26,6 +26,9 @@ pub enum Content {
     Rootfs,
 }
 
+/// How deep directories may lie in each other; each is open while what is in it is packed.
+const DEPTH: usize = 256;
+
 /// How a tarball is made.
 pub struct Pack<'a> {
     /// What goes into it.
@@ -92,6 +95,11 @@ impl<W: Write> Packer<'_, W> {
 
     /// Adds what is called `name` in the directory `parent` as `path`.
     fn add(&mut self, parent: &Root, name: &[u8], path: &[u8], stat: &Stat) -> Result<()> {
+        if path.iter().filter(|b| **b == b'/').count() > DEPTH {
+            return Err(Error::bad_request(format!(
+                "Directories that lie in each other more than {DEPTH} deep can't be packed"
+            )));
+        }
         if self.options.cancel.load(Ordering::Relaxed) {
             return Err(Error::bad_request("Cancelled"));
         }

@@ -1,15 +1,20 @@
 //! squashfs, through the program `unsquashfs`.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use api::error::Context as _;
 use api::{Error, Result};
 
+use super::room::{ENTRY, Room};
 use super::unpack::Unpack;
 use super::{metadata, not_an_image};
+
+/// The longest line of a listing that is looked at in one piece, in bytes.
+const LINE: u64 = 64 << 10;
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new("unsquashfs");
@@ -28,23 +33,46 @@ fn missing(e: &std::io::Error) -> Error {
 
 /// The contents of a small file.
 pub(super) fn cat(image: &Path, name: &str) -> Result<Vec<u8>> {
-    let output = command(&["-cat"]).arg(image).arg(name).output().map_err(|e| missing(&e))?;
-    if !output.status.success() || output.stdout.is_empty() {
-        return Err(not_an_image(format!("{name} is missing")));
-    }
-    if output.stdout.len() as u64 > metadata::MAX {
+    let mut listing = Listing::start(command(&["-cat"]).arg(image).arg(name))?;
+    let mut bytes = Vec::new();
+    (&mut listing.output).take(metadata::MAX + 1).read_to_end(&mut bytes).context("Reading from unsquashfs")?;
+    if bytes.len() as u64 > metadata::MAX {
         return Err(not_an_image(format!("{name} is larger than {} bytes", metadata::MAX)));
     }
-    Ok(output.stdout)
+    match listing.ended_well()? && !bytes.is_empty() {
+        true => Ok(bytes),
+        false => Err(not_an_image(format!("{name} is missing"))),
+    }
+}
+
+/// unsquashfs while it tells something. What it tells may have no end: it is ended with this value.
+struct Listing {
+    child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Listing {
+    fn start(command: &mut Command) -> Result<Listing> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|e| missing(&e))?;
+        let output = child.stdout.take().ok_or_else(|| Error::internal("unsquashfs has no output"))?;
+        Ok(Listing { child, output: BufReader::new(output) })
+    }
+
+    fn ended_well(&mut self) -> Result<bool> {
+        Ok(self.child.wait().context("Waiting for unsquashfs")?.success())
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Unpacks into a directory; with `names`, only what lies under these.
-pub(super) fn unpack(image: &Path, dest: &Path, names: &[&[u8]], options: &Unpack<'_>) -> Result<()> {
-    if let Some(limit) = options.limit
-        && unpacked_size(image)? > limit
-    {
-        return Err(options.too_large());
-    }
+pub(super) fn unpack(image: &Path, dest: &Path, names: &[&[u8]], room: &mut Room, options: &Unpack<'_>) -> Result<()> {
+    room.take(unpacked_size(image)?)?;
     let mut child = command(&["-force", "-no-progress", "-quiet", "-no-exit-code", "-dest"])
         .arg(dest)
         .arg(image)
@@ -64,7 +92,7 @@ pub(super) fn unpack(image: &Path, dest: &Path, names: &[&[u8]], options: &Unpac
         if let Some(status) = child.try_wait().context("Waiting for unsquashfs")? {
             break status;
         }
-        if let Err(e) = options.check() {
+        if let Err(e) = options.check().and_then(|()| room.look(0)) {
             let _ = child.kill();
             let _ = child.wait();
             return Err(e);
@@ -81,26 +109,32 @@ pub(super) fn unpack(image: &Path, dest: &Path, names: &[&[u8]], options: &Unpac
     if options.unprivileged { remove_devices(dest) } else { Ok(()) }
 }
 
-/// Bytes of all files together.
+/// Bytes of all files together, with what each takes beside.
 fn unpacked_size(image: &Path) -> Result<u64> {
-    let output = command(&["-llnumeric"]).arg(image).output().map_err(|e| missing(&e))?;
-    if !output.status.success() {
-        return Err(not_an_image("unsquashfs can't list it"));
+    let mut listing = Listing::start(command(&["-llnumeric"]).arg(image))?;
+    let (mut sum, mut line) = (0_u64, Vec::new());
+    // A line holds a name and where a link leads.
+    while (&mut listing.output).take(LINE).read_until(b'\n', &mut line).context("Reading from unsquashfs")? > 0 {
+        let text = String::from_utf8_lossy(&line);
+        let size = text.starts_with('-').then(|| text.split_whitespace().nth(2)?.parse::<u64>().ok()).flatten();
+        sum = sum.saturating_add(size.unwrap_or(0)).saturating_add(ENTRY);
+        line.clear();
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let files = text.lines().filter(|l| l.starts_with('-'));
-    Ok(files.filter_map(|l| l.split_whitespace().nth(2)?.parse::<u64>().ok()).fold(0, u64::saturating_add))
+    if listing.ended_well()? { Ok(sum) } else { Err(not_an_image("unsquashfs can't list it")) }
 }
 
 /// Removes device nodes. The tree was just made and nobody else changes it; links are not followed.
 fn remove_devices(dir: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(dir).context(format!("Reading {}", dir.display()))? {
-        let entry = entry.context(format!("Reading {}", dir.display()))?;
-        let (kind, path) = (entry.file_type()?, entry.path());
-        if kind.is_dir() {
-            remove_devices(&path)?;
-        } else if kind.is_char_device() || kind.is_block_device() {
-            std::fs::remove_file(&path).context(format!("Removing {}", path.display()))?;
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(&dir).context(format!("Reading {}", dir.display()))? {
+            let entry = entry.context(format!("Reading {}", dir.display()))?;
+            let (kind, path) = (entry.file_type()?, entry.path());
+            if kind.is_dir() {
+                left.push(path);
+            } else if kind.is_char_device() || kind.is_block_device() {
+                std::fs::remove_file(&path).context(format!("Removing {}", path.display()))?;
+            }
         }
     }
     Ok(())

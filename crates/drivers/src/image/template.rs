@@ -147,7 +147,12 @@ fn write(rootfs: &Root, path: &str, template: &ImageMetadataTemplate, text: &[u8
         "" => Ok(or),
         _ => u32::from_str_radix(value, radix).map_err(|_| Error::bad_request(format!("\"{value}\" is no id or mode"))),
     };
-    let (uid, gid) = (number(&template.uid, 10, 0)? + id_base, number(&template.gid, 10, 0)? + id_base);
+    let id = |value: &str| {
+        let impossible = || Error::bad_request(format!("The owner {value} is impossible"));
+        // The highest id means "leave as it is" to the kernel.
+        number(value, 10, 0)?.checked_add(id_base).filter(|id| *id != u32::MAX).ok_or_else(impossible)
+    };
+    let (uid, gid) = (id(&template.uid)?, id(&template.gid)?);
     let mode = number(&template.mode, 8, 0o644)? & 0o7777;
     let owned = |fd: &rustix::fd::OwnedFd| match fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))) {
         Err(Errno::PERM) if !rustix::process::geteuid().is_root() => Ok(()),

@@ -148,6 +148,32 @@ fn nothing_gets_out_of_the_directory() {
             hostile(|t| t.entry(EntryType::Link, "rootfs/x", "x", b"")),
             "leads out",
         ),
+        (
+            "through a link in the place of a directory of before",
+            hostile(|t| {
+                t.entry(EntryType::Directory, "rootfs/d", "", b"")
+                    .file("rootfs/d/first", b"")
+                    .entry(EntryType::Symlink, "rootfs/d", "../..", b"")
+                    .file("rootfs/d/outside", b"bad")
+            }),
+            "rootfs/d",
+        ),
+        (
+            "through a link that was a file",
+            hostile(|t| {
+                t.file("rootfs/d", b"")
+                    .entry(EntryType::Symlink, "rootfs/d", "../..", b"")
+                    .file("rootfs/d/outside", b"bad")
+            }),
+            "leads through",
+        ),
+        (
+            "a link in an extended header",
+            hostile(|t| t.pax("linkpath", b"../outside").entry(EntryType::Link, "rootfs/x", "", b"")),
+            "leads out of it",
+        ),
+        ("a size that lies", hostile(|t| t.pax("size", b"18446744073709551615").file("rootfs/x", b"bad")), ""),
+        ("a negative size", hostile(|t| t.pax("size", b"-1").file("rootfs/x", b"bad")), "is none"),
         ("in an extended header", hostile(|t| t.pax("path", b"../outside").file("x", b"bad")), "leads out of it"),
         ("an impossible owner", hostile(|t| t.pax("uid", b"4294967295").file("rootfs/x", b"")), "impossible"),
         ("sparse", hostile(|t| t.pax("GNU.sparse.major", b"1").file("rootfs/x", b"")), "sparse"),
@@ -471,4 +497,156 @@ fn templates_write_inside_of_the_instance() {
     assert!(!place.path("image/rootfs/etc/late").exists());
     apply("start");
     assert_eq!(read("etc/late"), "/etc/late");
+}
+
+/// A directory as squashfs whose names and contents stand in it as they are; `None` where mksquashfs is missing.
+fn squashed(place: &Place, tree: &str) -> Option<Vec<u8>> {
+    let to = place.path("squashed");
+    let _ = fs::remove_file(&to);
+    let mut command = std::process::Command::new("mksquashfs");
+    command.arg(place.path(tree)).arg(&to).args(["-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX"]);
+    command.output().ok().filter(|o| o.status.success())?;
+    Some(fs::read(to).unwrap())
+}
+
+#[test]
+fn nothing_gets_out_of_a_squashfs_either() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("tree/rootfs/zz")).unwrap();
+    fs::write(place.path("tree/rootfs/zz/outside"), "bad").unwrap();
+    fs::create_dir_all(place.path("tree/rootfs/y2")).unwrap();
+    fs::write(place.path("tree/rootfs/y2/outside"), "bad").unwrap();
+    std::os::unix::fs::symlink(place.dir.path(), place.path("tree/rootfs/y1")).unwrap();
+    let Some(plain) = squashed(&place, "tree") else {
+        return eprintln!("SKIPPED: mksquashfs is missing, squashfs is not tried");
+    };
+    let renamed = |from: &[u8], to: &[u8]| {
+        let mut bytes = plain.clone();
+        let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+        assert!(!places.is_empty(), "the name is not there as it is");
+        places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
+        bytes
+    };
+    let metadata = Tarball(Builder::new(Vec::new())).file("metadata.yaml", YAML.as_bytes()).bytes();
+    // A directory called `..`, one called `/`, and one that has the name of a link to the outside.
+    for (what, bytes) in
+        [("dots", renamed(b"zz", b"..")), ("a slash", renamed(b"zz", b"/x")), ("twice", renamed(b"y2", b"y1"))]
+    {
+        let other = Place::new();
+        let rootfs = Some(other.file("r", &bytes));
+        let files = Files { image: other.file("m", &metadata), rootfs };
+        // Whether it is refused or left out is the program's own matter.
+        let _ = other.unpack(&files, true, Some(1 << 20));
+        for untouched in [&other, &place] {
+            assert_eq!(fs::read_to_string(untouched.path("outside")).unwrap(), "untouched", "{what}");
+        }
+        assert!(!other.path("image/outside").exists(), "{what}");
+    }
+}
+
+#[test]
+fn what_is_small_and_becomes_large_is_refused_before_it_is() {
+    let place = Place::new();
+    let zstd = |tar: Vec<u8>| zstd::stream::encode_all(&tar[..], 1).unwrap();
+    let large = vec![0; 40 << 20];
+    let limit = Some(30 << 20);
+    let one_large = zstd(Tarball::new().file("rootfs/x", &large).bytes());
+    // What is claimed alone, without being there, is enough.
+    let claimed = Tarball::new().pax("size", b"70368744177664").file("rootfs/x", b"").bytes();
+    let mut many = Tarball::new();
+    for n in 0..70_000 {
+        many = many.file(&format!("rootfs/{n}"), b"");
+    }
+    let many = zstd(many.bytes());
+    for (what, bytes, limit) in [("one", &one_large, limit), ("many", &many, limit), ("claimed", &claimed, None)] {
+        let other = Place::new();
+        let image = other.file("file", bytes);
+        let e = other.unpack(&Files { image, rootfs: None }, true, limit).unwrap_err();
+        assert!(e.message.starts_with("The image doesn't fit"), "{what}: {e}");
+    }
+    // The metadata is read into memory, whole.
+    let metadata = zstd(Tarball(Builder::new(Vec::new())).file("metadata.yaml", &large).bytes());
+    let image = place.file("file", &metadata);
+    assert!(inspect(&Files { image, rootfs: None }).unwrap_err().message.contains("larger than"));
+    fs::create_dir_all(place.path("tree/rootfs")).unwrap();
+    fs::write(place.path("tree/rootfs/x"), &large).unwrap();
+    fs::write(place.path("tree/metadata.yaml"), YAML).unwrap();
+    if squashed(&place, "tree").is_none() {
+        return eprintln!("SKIPPED: mksquashfs is missing, squashfs is not tried");
+    }
+    let files = Files { image: place.path("squashed"), rootfs: None };
+    let e = place.unpack(&files, true, limit).unwrap_err();
+    assert!(e.message.starts_with("The image doesn't fit"), "{e}");
+    fs::write(place.path("tree/metadata.yaml"), &large).unwrap();
+    squashed(&place, "tree").unwrap();
+    assert!(inspect(&files).unwrap_err().message.contains("larger than"));
+    // Two files share what there is.
+    let small = Tarball(Builder::new(Vec::new())).file("metadata.yaml", YAML.as_bytes());
+    let image = place.file("m", &small.file("templates/t", &large[..20 << 20]).bytes());
+    let rootfs = Some(place.file("r", &Tarball(Builder::new(Vec::new())).file("x", &large[..20 << 20]).bytes()));
+    let other = Place::new();
+    let e = other.unpack(&Files { image, rootfs }, true, limit).unwrap_err();
+    assert!(e.message.starts_with("The image doesn't fit"), "{e}");
+}
+
+#[test]
+fn what_nests_or_refers_to_itself_has_an_end() {
+    // On a stack as small as those of the daemon's threads.
+    let work = || {
+        // Directories as deep as a path can be, none of which has an entry of its own.
+        let place = Place::new();
+        let deep = format!("rootfs/{}x", "d/".repeat(2000));
+        place.unpack_bytes(&Tarball::new().pax("path", deep.as_bytes()).file("x", b"deep").bytes()).unwrap();
+        assert_eq!(fs::read(place.path("image").join(&deep)).unwrap(), b"deep");
+        let cancel = AtomicBool::new(false);
+        let options = Pack {
+            content: Content::All,
+            metadata: None,
+            compression: Compression::None,
+            id: &|id| id,
+            progress: &|_| (),
+            cancel: &cancel,
+        };
+        let e = pack(&place.path("image"), Vec::new(), &options).unwrap_err();
+        assert!(e.message.contains("more than 256 deep"), "{e}");
+        let deeper = format!("rootfs/{}x", "d/".repeat(100_000));
+        let place = Place::new();
+        let e = place.unpack_bytes(&Tarball::new().pax("path", deeper.as_bytes()).file("x", b"").bytes()).unwrap_err();
+        assert!(e.message.contains("is impossible"), "{:.200}", e.message);
+        // A billion laughs, and brackets without end.
+        let mut laughs =
+            "architecture: x86_64\nproperties:\n  a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n".to_owned();
+        for n in 1..12 {
+            let all = format!("*a{}, ", n - 1).repeat(9);
+            laughs.push_str(&format!("  a{n}: &a{n} [{}]\n", all.trim_end_matches(", ")));
+        }
+        for yaml in [laughs, format!("architecture: {}", "[".repeat(200_000)), "- ".repeat(200_000)] {
+            let place = Place::new();
+            fs::write(place.path("image/metadata.yaml"), yaml).unwrap();
+            assert!(read_metadata(&place.path("image")).unwrap_err().message.contains("can't be read"));
+        }
+        for template in ["(".repeat(100_000), "{{ ".to_owned() + &"(".repeat(100_000), "{% if 1 %}".repeat(50_000)] {
+            let _ = render(&template, "/x", &Default::default(), "start", &TemplateContext::default());
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
+}
+
+#[test]
+fn owners_of_what_templates_make_can_not_wrap_around() {
+    let place = Place::new();
+    let yaml =
+        "architecture: x86_64\ntemplates:\n  /etc/a:\n    when: [create]\n    template: t\n    uid: \"4294967295\"\n";
+    let bytes = Tarball(Builder::new(Vec::new()))
+        .file("metadata.yaml", yaml.as_bytes())
+        .file("templates/t", b"x")
+        .entry(EntryType::Directory, "rootfs", "", b"")
+        .bytes();
+    place.unpack_bytes(&bytes).unwrap();
+    for id_base in [0, 1_000_000] {
+        let instance = TemplateContext { id_base, ..TemplateContext::default() };
+        let e = apply(&place.path("image"), "create", &instance).unwrap_err();
+        assert!(e.message.contains("The owner 4294967295 is impossible"), "{e}");
+    }
+    assert!(!place.path("image/rootfs/etc/a").exists());
 }

@@ -12,6 +12,7 @@ use super::archive::{Archive, Attributes, Entry, Kind, copy_contents};
 use super::beneath::{Root, clean};
 use super::format::{Compression, Counted};
 use super::metadata::{self, METADATA};
+use super::room::Room;
 use super::{Files, Format, Metadata, not_an_image, squashfs};
 
 /// The most entries that an image may have.
@@ -23,7 +24,7 @@ const TOP: [&[u8]; 3] = [METADATA.as_bytes(), b"templates", b"rootfs"];
 pub struct Unpack<'a> {
     /// Leaves out device nodes: the instance can't have them.
     pub unprivileged: bool,
-    /// The most bytes that all files together may have.
+    /// The most bytes that all files together may have, beside what the file system can spare.
     pub limit: Option<u64>,
     /// Is told from time to time how many bytes of the image's files were read.
     pub progress: &'a dyn Fn(u64),
@@ -35,13 +36,6 @@ impl Unpack<'_> {
     /// Refuses if it was cancelled.
     pub(super) fn check(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) { Err(Error::bad_request("Cancelled")) } else { Ok(()) }
-    }
-
-    pub(super) fn too_large(&self) -> Error {
-        Error::bad_request(format!(
-            "The image doesn't fit: unpacked it is larger than {} bytes",
-            self.limit.unwrap_or(0)
-        ))
     }
 }
 
@@ -88,12 +82,12 @@ fn look_into(path: &Path, compression: Compression, unified: bool) -> Result<Vec
 /// Whatever the image says, nothing outside of `dest` is touched. Owners and modes are those that stand in the image.
 /// If it fails, what was made remains; the caller removes `dest`.
 pub fn unpack(files: &Files, dest: &Path, options: &Unpack<'_>) -> Result<Metadata> {
-    let mut left = options.limit;
+    let mut room = Room::new(dest, options.limit)?;
     match Format::detect(&files.image)? {
-        Format::Squashfs => squashfs::unpack(&files.image, dest, &TOP, options)?,
+        Format::Squashfs => squashfs::unpack(&files.image, dest, &TOP, &mut room, options)?,
         Format::Tar(compression) => {
             let top = if files.rootfs.is_none() { &TOP[..] } else { &TOP[..2] };
-            unpack_tar(&files.image, compression, dest, Some(top), &mut left, options)?;
+            unpack_tar(&files.image, compression, dest, Some(top), &mut room, options)?;
         }
     }
     if let Some(rootfs) = &files.rootfs {
@@ -101,8 +95,8 @@ pub fn unpack(files: &Files, dest: &Path, options: &Unpack<'_>) -> Result<Metada
         let dest = dest.join("rootfs");
         std::fs::create_dir(&dest).context(format!("Making {}", dest.display()))?;
         match format {
-            Format::Squashfs => squashfs::unpack(rootfs, &dest, &[], options)?,
-            Format::Tar(compression) => unpack_tar(rootfs, compression, &dest, None, &mut left, options)?,
+            Format::Squashfs => squashfs::unpack(rootfs, &dest, &[], &mut room, options)?,
+            Format::Tar(compression) => unpack_tar(rootfs, compression, &dest, None, &mut room, options)?,
         }
     }
     if Root::open(dest)?.sub(b"rootfs").is_err() {
@@ -117,7 +111,7 @@ fn unpack_tar(
     compression: Compression,
     dest: &Path,
     top: Option<&[&[u8]]>,
-    left: &mut Option<u64>,
+    room: &mut Room,
     options: &Unpack<'_>,
 ) -> Result<()> {
     let mut archive = Archive::new(compression.reader(Counted::open(path, options.progress)?)?);
@@ -135,6 +129,7 @@ fn unpack_tar(
         if !wanted(&name) || (name.is_empty() && top.is_some()) {
             continue;
         }
+        room.take_entry(&entry)?;
         if entry.kind == Kind::Directory {
             root.directory(&name)?;
             directories.push((name, std::mem::take(&mut entry.attributes)));
@@ -146,7 +141,7 @@ fn unpack_tar(
         if entry.kind == Kind::Hardlink && !wanted(&clean(&entry.link)?) {
             return Err(not_an_image(format!("the link \"{}\" leads out of it", String::from_utf8_lossy(&name))));
         }
-        place(&mut archive, &mut root, &name, &entry, left, options)?;
+        place(&mut archive, &mut root, &name, &entry, room, options)?;
     }
     // From the inside to the outside: what is made in a directory changes its time.
     for (name, attributes) in directories.iter().rev() {
@@ -160,17 +155,14 @@ fn place<R: Read>(
     root: &mut Root,
     name: &[u8],
     entry: &Entry,
-    left: &mut Option<u64>,
+    room: &mut Room,
     options: &Unpack<'_>,
 ) -> Result<()> {
     let attributes = &entry.attributes;
     match entry.kind {
         Kind::File => {
-            if let Some(left) = left {
-                *left = left.checked_sub(entry.size).ok_or_else(|| options.too_large())?;
-            }
             let mut file = root.file(name)?;
-            copy_contents(archive, &mut Cancellable { file: &file, options })?;
+            copy_contents(archive, &mut Watched { file: &file, room, options })?;
             std::io::Write::flush(&mut file).context("Writing a file of the image")?;
             root.settle(name, &file, attributes)
         }
@@ -185,15 +177,17 @@ fn place<R: Read>(
     }
 }
 
-/// A file that is not written on once nobody wants it any more.
-struct Cancellable<'a> {
+/// A file that is not written on once nobody wants it any more, or there is no room for it.
+struct Watched<'a> {
     file: &'a std::fs::File,
+    room: &'a mut Room,
     options: &'a Unpack<'a>,
 }
 
-impl std::io::Write for Cancellable<'_> {
+impl std::io::Write for Watched<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.options.check().map_err(std::io::Error::other)?;
+        self.room.pass(bytes.len() as u64).map_err(std::io::Error::other)?;
         self.file.write(bytes)
     }
 

@@ -140,7 +140,7 @@ fn hidden(name: &str) -> bool {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
+    match super::remove::remove(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(format!("Removing {}", path.display())),
         _ => Ok(()),
     }

@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +35,9 @@ pub const TTL: Duration = Duration::from_secs(10);
 pub fn lapse(ttl: Duration) -> Duration {
     ttl + ttl / 2
 }
+
+/// The largest file that can hold a lease, in bytes.
+const MAX: u64 = 64 << 10;
 
 /// A member that takes leases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,10 +170,11 @@ impl Leases {
         let mut temporary = self.temporary(owner)?;
         let now = self.read(volume)?;
         may(now.as_ref())?;
+        let incarnation = now.map_or(0, |r| r.incarnation).checked_add(1);
         let record = Record {
             owner: owner.id,
             name: owner.name.clone(),
-            incarnation: now.map_or(0, |r| r.incarnation) + 1,
+            incarnation: incarnation.ok_or_else(|| self.none(&self.path(volume, u64::MAX), &"it is the last"))?,
             beat: 0,
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             state: State::Held,
@@ -262,18 +266,24 @@ impl Leases {
 
     /// What is in the file; `None` if it is not there.
     fn record(&self, path: &Path) -> Result<Option<Record>> {
-        let bytes = match fs::read(path) {
+        let read = || {
+            let mut bytes = Vec::new();
+            File::open(path)?.take(MAX).read_to_end(&mut bytes).map(|_| bytes)
+        };
+        let bytes = match read() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             // NFS: it was replaced between opening and reading.
             Err(e) if e.raw_os_error() == Some(libc::ESTALE) => return Ok(None),
             other => other.map_err(|e| self.failed("Reading", &e))?,
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|e| {
-            Error::internal(format!(
-                "The file {} holds no lease ({e}): remove it once no member uses that volume any more",
-                path.display()
-            ))
-        })
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| self.none(path, &e))
+    }
+
+    fn none(&self, path: &Path, why: &dyn std::fmt::Display) -> Error {
+        Error::internal(format!(
+            "The file {} holds no lease ({why}): remove it once no member uses that volume any more",
+            path.display()
+        ))
     }
 
     fn temporary(&self, owner: &Owner) -> Result<Temporary<'_>> {

@@ -5,6 +5,7 @@
 
 pub mod dir;
 pub mod lease;
+mod remove;
 pub mod shared;
 pub mod tree;
 

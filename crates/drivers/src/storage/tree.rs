@@ -6,15 +6,18 @@
 //! Each record is a length (u32, big endian), a JSON [`Entry`] of that length, and the file's bytes.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use api::error::Context as _;
 use api::{Error, Result};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -77,11 +80,85 @@ impl<T: Read> Read for Hashing<T> {
     }
 }
 
+/// The root of a tree, which is never left: who is root in a container that runs may put a link where a directory was
+/// a moment ago.
+struct Place(OwnedFd);
+
+/// Something in a tree. The directory that it lies in can't be exchanged under it any more.
+struct Pinned {
+    _directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl Place {
+    fn open(root: &Path) -> io::Result<Place> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Place(rustix::fs::openat(CWD, root, flags, Mode::empty())?))
+    }
+
+    /// Opens something; no link is followed.
+    fn enter(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        Ok(rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)?)
+    }
+
+    /// A path below which nothing changes. Only its last part may be a link, which the caller does not follow.
+    fn pin(&self, path: &Path) -> io::Result<Pinned> {
+        let name = path.file_name().unwrap_or(std::ffi::OsStr::new("."));
+        let directory = self.enter(path.parent().unwrap_or(Path::new("")), OFlags::DIRECTORY | OFlags::PATH)?;
+        let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+        Ok(Pinned { _directory: directory, path })
+    }
+
+    /// The names in a directory, sorted.
+    fn names(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let directory = self.enter(path, OFlags::DIRECTORY | OFlags::RDONLY)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&directory)? {
+            let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Calls `visit` for everything, directories before what is in them. What vanishes meanwhile, or becomes something
+    /// else, was not there. However deep it goes, there is no recursion.
+    fn walk(&self, mut visit: impl FnMut(&Path, &Pinned, &fs::Metadata) -> io::Result<()>) -> io::Result<()> {
+        let mut left = vec![PathBuf::new()];
+        while let Some(path) = left.pop() {
+            let visited = (|| {
+                let pinned = self.pin(&path)?;
+                let meta = fs::symlink_metadata(&pinned.path)?;
+                let names = if meta.is_dir() { self.names(&path)? } else { Vec::new() };
+                visit(&path, &pinned, &meta)?;
+                left.extend(names.into_iter().rev().map(|name| path.join(name)));
+                Ok(())
+            })();
+            match visited {
+                Err(e) if vanished(&e) && !path.as_os_str().is_empty() => {}
+                done => done?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True if something is not there, or not what it was a moment ago.
+fn vanished(e: &io::Error) -> bool {
+    let replaced = e.raw_os_error().map(Errno::from_raw_os_error);
+    e.kind() == io::ErrorKind::NotFound || matches!(replaced, Some(Errno::LOOP | Errno::NOTDIR | Errno::XDEV))
+}
+
 /// Writes the tree below `root` as a stream.
 pub fn send(root: &Path, out: &mut dyn Write, progress: Progress<'_>) -> Result<()> {
     let mut out = Hashing { inner: out, hash: Sha256::new() };
     let mut links = HashMap::new();
-    send_all(root, Path::new(""), &mut out, &mut links, progress)
+    Place::open(root)
+        .and_then(|place| place.walk(|path, pinned, meta| send_one(path, pinned, meta, &mut out, &mut links, progress)))
         .map_err(|e| Error::internal(format!("Reading {}: {e}", root.display())))?;
     let sha256 = hex::encode(out.hash.clone().finalize());
     record(&mut out, &Record::End { sha256 }).and_then(|()| out.flush()).context("Ending the stream")
@@ -94,28 +171,30 @@ fn record(out: &mut impl Write, record: &Record) -> io::Result<()> {
     out.write_all(&bytes)
 }
 
-fn send_all(
-    root: &Path,
+fn send_one(
     path: &Path,
+    pinned: &Pinned,
+    meta: &fs::Metadata,
     out: &mut impl Write,
     links: &mut HashMap<(u64, u64), PathBuf>,
     progress: Progress<'_>,
 ) -> io::Result<()> {
-    let full = root.join(path);
-    let meta = fs::symlink_metadata(&full)?;
     let kind = meta.file_type();
-    let first =
-        (meta.nlink() > 1 && !kind.is_dir()).then(|| links.insert((meta.dev(), meta.ino()), path.to_owned())).flatten();
+    let inode = (meta.dev(), meta.ino());
+    let first = (meta.nlink() > 1 && !kind.is_dir()).then(|| links.get(&inode)).flatten();
     let bytes = |p: &Path| p.as_os_str().as_bytes().to_vec();
+    let mut content = None;
     let what = if let Some(first) = first {
-        links.insert((meta.dev(), meta.ino()), first.clone());
-        What::Hardlink { to: bytes(&first) }
+        What::Hardlink { to: bytes(first) }
     } else if kind.is_dir() {
         What::Dir
     } else if kind.is_file() {
-        What::File { size: meta.len() }
+        let file = open_file(&pinned.path)?;
+        let size = file.metadata()?.len();
+        content = Some((file, size));
+        What::File { size }
     } else if kind.is_symlink() {
-        What::Symlink { to: bytes(&fs::read_link(&full)?) }
+        What::Symlink { to: bytes(&fs::read_link(&pinned.path)?) }
     } else if kind.is_fifo() {
         What::Fifo
     } else if kind.is_socket() {
@@ -123,9 +202,10 @@ fn send_all(
     } else {
         What::Device { block: kind.is_block_device(), number: meta.rdev() }
     };
-    let content = if let What::File { size } = what { Some((File::open(&full)?, size)) } else { None };
-    let is_dir = what == What::Dir;
-    let attributes = if matches!(what, What::Hardlink { .. }) { Vec::new() } else { attributes(&full)? };
+    let attributes = if first.is_some() { Vec::new() } else { attributes(&pinned.path)? };
+    if first.is_none() && meta.nlink() > 1 && !kind.is_dir() {
+        links.insert(inode, path.to_owned());
+    }
     let entry = Entry {
         path: bytes(path),
         what,
@@ -142,25 +222,21 @@ fn send_all(
         io::copy(&mut io::repeat(0).take(size - sent), out)?;
         progress(size);
     }
-    if is_dir {
-        let mut names: Vec<_> = fs::read_dir(&full)?.map(|e| e.map(|e| e.file_name())).collect::<io::Result<_>>()?;
-        names.sort();
-        for name in names {
-            match send_all(root, &path.join(&name), out, links, progress) {
-                // What vanishes while the tree is read was not there.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                done => done?,
-            }
-        }
-    }
     Ok(())
+}
+
+/// Opens a file to be read, if it is one.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 fn attributes(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut names = vec![0u8; 64 << 10];
     let len = match rustix::fs::llistxattr(path, &mut names[..]) {
         Ok(len) => len,
-        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
     let mut all = Vec::new();
@@ -186,6 +262,7 @@ pub fn receive(root: &Path, from: &mut dyn Read, progress: Progress<'_>) -> Resu
         _ => Error::internal(format!("Writing {}: {e}", root.display())),
     };
     let mut dirs = Vec::new();
+    let mut place = None;
     loop {
         let so_far = from.hash.clone();
         let mut len = [0; 4];
@@ -198,8 +275,16 @@ pub fn receive(root: &Path, from: &mut dyn Read, progress: Progress<'_>) -> Resu
         from.read_exact(&mut bytes).map_err(torn)?;
         match serde_json::from_slice(&bytes).map_err(|_| Error::bad_request("This is not a stream of files"))? {
             Record::Entry(entry) => {
-                let path = inside(root, &entry.path)?;
-                put(root, &path, &entry, &mut from, progress).map_err(torn)?;
+                let path = inside(&entry.path)?;
+                let place = match &place {
+                    Some(place) => place,
+                    None if entry.what == What::Dir && path.as_os_str().is_empty() => {
+                        fs::create_dir(root).map_err(torn)?;
+                        place.insert(Place::open(root).map_err(torn)?)
+                    }
+                    None => return Err(Error::bad_request("This is not a stream of files: it has no root")),
+                };
+                put(place, &path, &entry, &mut from, progress).map_err(|e| left(&path, e)).map_err(torn)?;
                 if entry.what == What::Dir {
                     dirs.push((path, entry.modified));
                 }
@@ -208,22 +293,35 @@ pub fn receive(root: &Path, from: &mut dyn Read, progress: Progress<'_>) -> Resu
             Record::End { .. } => return Err(Error::bad_request("The stream was damaged on its way")),
         }
     }
+    let Some(place) = place else { return Err(Error::bad_request("This is not a stream of files: it is empty")) };
     // Making something in a directory changes its time: they come last, the innermost first.
-    dirs.iter().rev().try_for_each(|(path, modified)| set_time(path, *modified)).map_err(torn)
+    dirs.iter().rev().try_for_each(|(path, modified)| set_time(&place.pin(path)?.path, *modified)).map_err(torn)
 }
 
-/// The path below `root`; refused if it would lead out of it.
-fn inside(root: &Path, path: &[u8]) -> Result<PathBuf> {
-    let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
+/// A path that does not lead out of the tree by its words.
+fn inside(path: &[u8]) -> Result<PathBuf> {
+    let path = PathBuf::from(OsString::from_vec(path.to_vec()));
     if path.components().all(|c| matches!(c, Component::Normal(_))) {
-        return Ok(if path.as_os_str().is_empty() { root.to_owned() } else { root.join(path) });
+        return Ok(path);
     }
     Err(Error::bad_request(format!("The stream holds the path \"{}\", which leads out of it", path.display())))
 }
 
-fn put(root: &Path, path: &Path, entry: &Entry, from: &mut impl Read, progress: Progress<'_>) -> io::Result<()> {
-    let target = |to: &[u8]| PathBuf::from(std::ffi::OsString::from_vec(to.to_vec()));
+/// Words for a path that would have led out of the tree through a link.
+fn left(path: &Path, e: io::Error) -> io::Error {
+    match e.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::LOOP | Errno::XDEV) => io::Error::other(format!("\"{}\" leads through a link", path.display())),
+        _ => e,
+    }
+}
+
+fn put(place: &Place, path: &Path, entry: &Entry, from: &mut impl Read, progress: Progress<'_>) -> io::Result<()> {
+    let pinned = place.pin(path)?;
+    let (root, path) = (path.as_os_str().is_empty(), pinned.path.as_path());
+    let target = |to: &[u8]| PathBuf::from(OsString::from_vec(to.to_vec()));
     match &entry.what {
+        // It was just made.
+        What::Dir if root && fs::read_dir(path)?.next().is_none() => {}
         What::Dir => fs::create_dir(path)?,
         What::File { size } => {
             let mut file = File::options().write(true).create_new(true).open(path)?;
@@ -236,8 +334,8 @@ fn put(root: &Path, path: &Path, entry: &Entry, from: &mut impl Read, progress: 
         }
         What::Symlink { to } => std::os::unix::fs::symlink(target(to), path)?,
         What::Hardlink { to } => {
-            let to = inside(root, to).map_err(|e| io::Error::other(e.message))?;
-            return fs::hard_link(to, path);
+            let to = inside(to).map_err(|e| io::Error::other(e.message))?;
+            return fs::hard_link(place.pin(&to)?.path, path);
         }
         What::Fifo => node(path, rustix::fs::FileType::Fifo, 0)?,
         What::Socket => node(path, rustix::fs::FileType::Socket, 0)?,
@@ -288,24 +386,17 @@ impl Write for Sparse<'_> {
 
 /// How many bytes of the disk a tree takes.
 pub fn usage(root: &Path) -> Result<u64> {
-    let mut seen = std::collections::HashSet::new();
-    used(root, &mut seen).context(format!("Looking how large {} is", root.display()))
-}
-
-fn used(path: &Path, seen: &mut std::collections::HashSet<(u64, u64)>) -> io::Result<u64> {
-    let meta = fs::symlink_metadata(path)?;
-    // A file of many names counts once.
-    let counted = meta.nlink() > 1 && !meta.is_dir() && !seen.insert((meta.dev(), meta.ino()));
-    let mut sum = if counted { 0 } else { meta.blocks() * 512 };
-    if meta.is_dir() {
-        for entry in fs::read_dir(path)? {
-            match used(&entry?.path(), seen) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                more => sum += more?,
+    let (mut seen, mut sum) = (std::collections::HashSet::new(), 0);
+    let counted = Place::open(root).and_then(|place| {
+        place.walk(|_, _, meta| {
+            // A file of many names counts once.
+            if meta.nlink() == 1 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {
+                sum += meta.blocks() * 512;
             }
-        }
-    }
-    Ok(sum)
+            Ok(())
+        })
+    });
+    counted.map(|()| sum).context(format!("Looking how large {} is", root.display()))
 }
 
 /// Copies a tree on this machine; `to` must not exist yet.
@@ -378,6 +469,84 @@ mod tests {
         assert!(fs::metadata(to.join("sparse")).unwrap().blocks() < 1 << 10, "holes stay holes");
         assert!(copy(&from, &to).is_err(), "nothing is written over");
         assert!(copy(&dir.path().join("missing"), &dir.path().join("x")).unwrap_err().message.contains("missing"));
+    }
+
+    fn entry(path: &str, what: What) -> Entry {
+        let attributes = Vec::new();
+        Entry { path: path.into(), what, mode: 0o755, uid: 0, gid: 0, modified: (0, 0), attributes }
+    }
+
+    #[test]
+    fn a_stream_does_not_write_through_the_links_that_it_brings() {
+        let link = |to: &str| What::Symlink { to: to.into() };
+        for (what, entries) in [
+            ("a directory", vec![entry("d", link("../..")), entry("d/x", What::Dir)]),
+            ("a file", vec![entry("d", link("../..")), entry("d/x", What::File { size: 0 })]),
+            ("another name", vec![entry("d", link("../..")), entry("x", What::Hardlink { to: b"d/outside".to_vec() })]),
+            ("the root", vec![entry("", link(".."))]),
+            ("no root", vec![entry("d", What::Dir)]),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("outside"), "untouched").unwrap();
+            let mut bytes = Vec::new();
+            let root = (!what.contains("root")).then(|| entry("", What::Dir));
+            for entry in root.into_iter().chain(entries) {
+                record(&mut bytes, &Record::Entry(entry)).unwrap();
+            }
+            let got = receive(&dir.path().join("in/to"), &mut &bytes[..], &mut |_| {});
+            assert!(got.is_err(), "{what}");
+            fs::create_dir(dir.path().join("in")).unwrap();
+            let got = receive(&dir.path().join("in/to"), &mut &bytes[..], &mut |_| {}).unwrap_err();
+            assert!(got.message.contains("leads through a link") || got.message.contains("no root"), "{what}: {got}");
+            let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            assert_eq!(names, ["in", "outside"], "{what}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_becomes_a_link_while_it_is_read_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, secret) = (dir.path().join("root"), dir.path().join("secret"));
+        fs::create_dir_all(root.join("a/d")).unwrap();
+        fs::create_dir(&secret).unwrap();
+        fs::write(secret.join("key"), "SECRET").unwrap();
+        let place = Place::open(&root).unwrap();
+        let mut seen = Vec::new();
+        place
+            .walk(|path, pinned, meta| {
+                // Between the look at it and the reading of it.
+                if path == Path::new("a") {
+                    fs::rename(root.join("a/d"), root.join("a/before")).unwrap();
+                    std::os::unix::fs::symlink(&secret, root.join("a/d")).unwrap();
+                }
+                assert!(!(meta.is_file() && fs::read(&pinned.path).unwrap() == b"SECRET"), "{}", path.display());
+                seen.push(path.to_owned());
+                Ok(())
+            })
+            .unwrap();
+        assert!(seen.contains(&PathBuf::from("a/d")) && !seen.contains(&PathBuf::from("a/d/key")), "{seen:?}");
+        // What was a file is not read when it is a link or a pipe by then.
+        assert!(open_file(&root.join("a/d")).is_err_and(|e| vanished(&e)));
+    }
+
+    #[test]
+    fn however_deep_a_tree_is_there_is_an_end_to_it() {
+        let work = || {
+            let dir = tempfile::tempdir().unwrap();
+            let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+            super::super::remove::tests::deep(&from, 900);
+            copy(&from, &to).unwrap();
+            assert_eq!(stream(&from), stream(&to));
+            assert_eq!(usage(&from).unwrap(), usage(&to).unwrap());
+            super::super::remove::remove(&from).unwrap();
+            // Where no path leads any more there is an error.
+            super::super::remove::tests::deep(&from, 2500);
+            assert!(copy(&from, &dir.path().join("x")).is_err());
+            assert!(usage(&from).is_err());
+            super::super::remove::remove(&from).unwrap();
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
     }
 
     #[test]
