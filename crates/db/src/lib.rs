@@ -36,5 +36,5 @@ pub mod volume_snapshots;
 pub mod volumes;
 pub mod warnings;
 
-pub use engine::{Alone, Change, Db, Options, SCHEMA, Schema, Status, Transport};
+pub use engine::{Alone, Change, Db, Options, Rehearsal, SCHEMA, Schema, Status, Transport};
 pub use tx::Tx;

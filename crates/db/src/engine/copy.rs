@@ -84,7 +84,7 @@ impl Incoming {
 
     /// Adds the next part. A part may arrive twice.
     pub fn add(&mut self, number: u32, bytes: &[u8]) -> io::Result<()> {
-        if number + 1 == self.next {
+        if number.checked_add(1) == Some(self.next) {
             return Ok(());
         }
         if number != self.next || number >= PARTS {

@@ -459,7 +459,8 @@ impl Command {
 }
 
 /// Why changes can't be applied.
-enum Misfit {
+#[derive(Debug)]
+pub(super) enum Misfit {
     /// The rows are not those that were changed.
     Differs(String),
     /// A constraint would be broken on the way, whatever the order.
@@ -482,7 +483,9 @@ impl Misfit {
     }
 }
 
-fn apply_changeset(db: &Connection, changeset: &[u8]) -> Result<(), Misfit> {
+pub(super) fn apply_changeset(db: &Connection, changeset: &[u8]) -> Result<(), Misfit> {
+    super::changeset::check(changeset)
+        .map_err(|why| Misfit::Impossible(format!("What was written is no changeset that can be applied: {why}")))?;
     let found = Arc::new(Mutex::new(None));
     let note = Arc::clone(&found);
     let conflict = move |kind: ConflictType, item: &ChangesetItem| {

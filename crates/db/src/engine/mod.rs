@@ -4,6 +4,7 @@
 //! voters agree on it; [`Db::read`] asks the leader which state is the newest, and reads it from the own replica.
 //! No other module of this crate, and no other crate, names the Raft library.
 
+mod changeset;
 mod check;
 mod copy;
 mod log;
@@ -11,6 +12,7 @@ mod machine;
 mod network;
 pub mod offline;
 mod reader;
+mod rehearsal;
 mod serve;
 mod status;
 mod tickets;
@@ -38,6 +40,7 @@ use copy::Desk;
 use machine::Machine;
 use network::Post;
 use reader::Reader;
+pub use rehearsal::Rehearsal;
 use status::Heard;
 pub use status::Status;
 use tickets::Tickets;

@@ -38,6 +38,9 @@ impl Db {
     pub async fn serve(&self, letter: Bytes) -> Result<Bytes> {
         let letter: Letter =
             postcard::from_bytes(&letter).map_err(|e| Error::bad_request(format!("Unreadable request: {e}")))?;
+        if let Some(why) = letter.impossible(self.options.id) {
+            return Err(Error::bad_request(why));
+        }
         let own = self.machine.incarnation();
         let given_up = own == 0 && letter.incarnation != 0 && letter.incarnation == self.options.given_up;
         let answer = if given_up {
