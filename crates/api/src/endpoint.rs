@@ -146,6 +146,8 @@ pub struct Info {
     pub since: &'static str,
     /// What it does, for people.
     pub doc: &'static str,
+    /// Refuses what is no body of such a request.
+    pub check: fn(&[u8]) -> crate::Result<()>,
 }
 
 /// One endpoint of the API: `B` is the body of the request (`()` for none), `R` the kind of reply.
@@ -244,6 +246,7 @@ macro_rules! endpoints {
                 reply: <$reply as $crate::endpoint::Reply>::KIND,
                 since: $since,
                 doc: concat!($($doc, "\n"),+),
+                check: $crate::body::check::<$crate::endpoints!(@body $($body)?)>,
             }); )*
 
         /// All endpoints of this resource.

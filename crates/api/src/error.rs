@@ -15,6 +15,10 @@ pub enum Kind {
     Conflict,
     /// The `If-Match` header does not match the current state.
     PreconditionFailed,
+    /// The client took too long to send the request.
+    TimedOut,
+    /// The request is larger than is accepted.
+    TooLarge,
     /// The thing exists but is not in a state in which this can be done.
     Locked,
     /// It cannot be done now, but may be later: no quorum, a member is offline, the daemon starts or stops.
@@ -32,8 +36,10 @@ impl Kind {
             Kind::BadRequest => 400,
             Kind::Forbidden => 403,
             Kind::NotFound => 404,
+            Kind::TimedOut => 408,
             Kind::Conflict => 409,
             Kind::PreconditionFailed => 412,
+            Kind::TooLarge => 413,
             Kind::Locked => 423,
             Kind::Internal => 500,
             Kind::NotImplemented => 501,
@@ -47,8 +53,10 @@ impl Kind {
             400 => Kind::BadRequest,
             401 | 403 => Kind::Forbidden,
             404 => Kind::NotFound,
+            408 => Kind::TimedOut,
             409 => Kind::Conflict,
             412 => Kind::PreconditionFailed,
+            413 => Kind::TooLarge,
             423 => Kind::Locked,
             501 => Kind::NotImplemented,
             502..=504 => Kind::Unavailable,

@@ -7,6 +7,7 @@
 //!
 //! Architecture invariant: this crate knows no async runtime, no files and no SQL.
 
+pub mod body;
 pub mod certificate;
 pub mod cluster;
 pub mod endpoint;

@@ -183,8 +183,12 @@ async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<(u8,
         return Err(Error::bad_request(format!("Frame of {len} bytes on a link between members")));
     }
     let tag = stream.read_u8().await?;
-    let mut body = vec![0; len - 1];
-    stream.read_exact(&mut body).await?;
+    // Room is made for what comes, not for what is announced.
+    let mut body = Vec::new();
+    stream.take(len as u64 - 1).read_to_end(&mut body).await?;
+    if body.len() < len - 1 {
+        return Err(Error::unavailable("The link ended in the middle of a frame"));
+    }
     Ok(Some((tag, body.into())))
 }
 

@@ -7,6 +7,9 @@
 use api::{Error, Result};
 use serde_json::Value;
 
+/// How deep brackets and `not` may be nested: anybody can ask for a list, and each level takes some of the stack.
+const DEPTH: usize = 64;
+
 /// A condition on JSON objects.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filter {
@@ -49,7 +52,7 @@ impl Filter {
             return Ok(Filter::And(words.iter().map(pair).collect()));
         }
         let mut rest = words.as_slice();
-        let filter = any(&mut rest)?;
+        let filter = any(&mut rest, DEPTH)?;
         if rest.is_empty() { Ok(filter) } else { Err(bad(&format!("unexpected \"{}\"", rest[0]))) }
     }
 
@@ -114,28 +117,29 @@ fn take(rest: &mut &[String], word: &str) -> bool {
     there
 }
 
-fn any(rest: &mut &[String]) -> Result<Filter> {
-    let mut parts = vec![all(rest)?];
+fn any(rest: &mut &[String], depth: usize) -> Result<Filter> {
+    let mut parts = vec![all(rest, depth)?];
     while take(rest, "or") {
-        parts.push(all(rest)?);
+        parts.push(all(rest, depth)?);
     }
     Ok(if parts.len() == 1 { parts.remove(0) } else { Filter::Or(parts) })
 }
 
-fn all(rest: &mut &[String]) -> Result<Filter> {
-    let mut parts = vec![one(rest)?];
+fn all(rest: &mut &[String], depth: usize) -> Result<Filter> {
+    let mut parts = vec![one(rest, depth)?];
     while take(rest, "and") {
-        parts.push(one(rest)?);
+        parts.push(one(rest, depth)?);
     }
     Ok(if parts.len() == 1 { parts.remove(0) } else { Filter::And(parts) })
 }
 
-fn one(rest: &mut &[String]) -> Result<Filter> {
+fn one(rest: &mut &[String], depth: usize) -> Result<Filter> {
+    let depth = depth.checked_sub(1).ok_or_else(|| bad(&format!("it is nested more than {DEPTH} deep")))?;
     if take(rest, "not") {
-        return Ok(Filter::Not(Box::new(one(rest)?)));
+        return Ok(Filter::Not(Box::new(one(rest, depth)?)));
     }
     if take(rest, "(") {
-        let inside = any(rest)?;
+        let inside = any(rest, depth)?;
         return if take(rest, ")") { Ok(inside) } else { Err(bad("a bracket is missing")) };
     }
     let field = next(rest).ok_or_else(|| bad("a condition is missing at the end"))?;

@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 
 use crate::edge::Router;
 use crate::edge::auth::{Caller, Trust};
+use crate::edge::door::Door;
 use crate::events::Hub;
 use crate::guard::Guard;
 use crate::instances::Instances;
@@ -114,6 +115,8 @@ pub struct Daemon {
     pub plans: Plans,
     /// Leases of volumes that all members reach.
     pub leases: crate::leases::Leases,
+    /// How many may be connected.
+    pub door: Door,
     /// What it listens on.
     pub(crate) listeners: tokio::sync::Mutex<BTreeMap<crate::start::Listens, JoinHandle<()>>>,
     /// True once this member has caught up with the others; requests wait for that.
@@ -177,6 +180,7 @@ impl Daemon {
             placing: Placing::default(),
             plans: Plans::default(),
             leases: crate::leases::Leases::default(),
+            door: Door::new(files_at_once()),
             listeners: tokio::sync::Mutex::default(),
             ready: tokio::sync::watch::Sender::new(false),
             networks,
@@ -588,4 +592,9 @@ fn trust(certificate: &Certificate) -> Trust {
         }
         CertificateType::Client => Trust::Full,
     }
+}
+/// How many files this process may have open at once.
+fn files_at_once() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
 }

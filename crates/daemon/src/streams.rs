@@ -154,18 +154,23 @@ pub async fn control(from: &mut WebSocket) -> Result<Control, bool> {
             Message::Close(_) => return Err(true),
             _ => continue,
         };
-        let Ok(wanted) = serde_json::from_slice::<InstanceExecControl>(&text) else { continue };
-        match wanted.command.as_str() {
-            "window-resize" => {
-                let args = wanted.args.unwrap_or_default();
-                let number = |name: &str| args.get(name).and_then(|n| n.parse().ok());
-                if let (Some(width), Some(height)) = (number("width"), number("height")) {
-                    return Ok(Control::Resize(width, height));
-                }
-            }
-            "signal" => return Ok(Control::Signal(wanted.signal)),
-            _ => {}
+        if let Some(wanted) = asked(&text) {
+            return Ok(wanted);
         }
     }
     Err(false)
+}
+
+/// What a message of a control channel asks for; `None` if that is nothing that is known.
+pub fn asked(message: &[u8]) -> Option<Control> {
+    let wanted = serde_json::from_slice::<InstanceExecControl>(message).ok()?;
+    match wanted.command.as_str() {
+        "window-resize" => {
+            let args = wanted.args.unwrap_or_default();
+            let number = |name: &str| args.get(name).and_then(|n| n.parse().ok());
+            Some(Control::Resize(number("width")?, number("height")?))
+        }
+        "signal" => Some(Control::Signal(wanted.signal)),
+        _ => None,
+    }
 }

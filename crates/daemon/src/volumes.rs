@@ -24,10 +24,10 @@ use hyper::{Request, Response};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::blocking;
 use crate::edge::{Body, Cx, Router};
 use crate::services::pools;
 use crate::state::Daemon;
+use crate::{blocking, edge};
 
 /// What travels at once, in bytes.
 const PIECE: usize = 256 << 10;
@@ -288,7 +288,7 @@ async fn delete_files(cx: Cx, (): ()) -> Result<()> {
 }
 
 /// Another member gets a volume.
-async fn serve(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
+async fn serve(cx: Cx, _: Request<edge::Incoming>) -> Result<Response<Body>> {
     let (driver, volume) = asked(&cx).await?;
     let part = match (cx.param("snapshot"), cx.param("snapshots")) {
         ("", "false") => Part::Alone,

@@ -6,7 +6,7 @@ mod golden;
 mod human;
 mod sort;
 mod table;
-mod yaml;
+pub(crate) mod yaml;
 
 pub use format::{Column, EACH, Format, Listing, columns, print_list};
 pub use human::{bytes_decimal, bytes_iec, date, is_set, level};

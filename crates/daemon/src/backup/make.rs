@@ -13,13 +13,12 @@ use api::{Error, Result};
 use db::SCHEMA;
 use db::engine::offline;
 use futures::future::join_all;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use jiff::Timestamp;
 
 use super::archive::{self, Keys, Manifest, Member};
 use crate::blocking;
-use crate::edge::{Body, Cx};
+use crate::edge::{Body, Cx, Incoming};
 use crate::services::cluster_certificate;
 use crate::services::images::export::file_stream;
 use crate::state::Daemon;

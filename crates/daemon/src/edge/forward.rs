@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use api::endpoint::{Allow, At, decode, encode};
 use api::{Error, Info, Result};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
 use super::auth::{Caller, Trust};
+use super::incoming::Incoming;
 use super::reply::Body;
 use super::request::Cx;
 

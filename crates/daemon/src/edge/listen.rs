@@ -4,12 +4,15 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use api::error::Context as _;
 use api::{Error, Result};
 use client::tls::fingerprint_of;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
@@ -17,11 +20,24 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::auth::{Caller, Trust};
+use super::connection::Connection;
+use super::door::Seated;
+use super::incoming::Incoming;
 use super::reply;
 use crate::state::Daemon;
 
-/// How long a client may take for its TLS handshake, and for the head of a request.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a client may take for its TLS handshake: a few round trips.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take for the head of a request, and how long a connection may be without one: clients open
+/// another one when they need it.
+const HEAD: Duration = Duration::from_secs(30);
+/// The largest head of a request, in bytes. A member that sends a request on adds the projects of a restricted client.
+const HEAD_SIZE: usize = 128 << 10;
+/// How long who is refused may take to hear so.
+const REFUSING: Duration = Duration::from_secs(5);
+/// After so much silence the kernel asks whether the other end is still there; nothing else would notice for a
+/// websocket on which nothing happens.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Serves the unix socket until the task is aborted.
 pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<JoinHandle<()>> {
@@ -35,9 +51,10 @@ pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<Join
         let listening = Listening::default();
         loop {
             let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            let Some(seated) = daemon.door.local() else { continue };
             let uid = stream.peer_cred().map_or(0, |c| c.uid());
             let caller = Caller {
                 trust: Trust::Member,
@@ -46,7 +63,7 @@ pub fn unix(daemon: Arc<Daemon>, path: &Path, group: Option<u32>) -> Result<Join
                 address: "@".into(),
                 certificate: None,
             };
-            tokio::spawn(serve(daemon.clone(), caller, None, stream, listening.watch()));
+            tokio::spawn(serve(daemon.clone(), caller, None, stream, seated, listening.watch()));
         }
     }))
 }
@@ -83,20 +100,33 @@ pub fn https(daemon: Arc<Daemon>, listener: TcpListener, only: Option<&'static s
         let listening = Listening::default();
         loop {
             let Ok((stream, peer)) = listener.accept().await else {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            // Whoever is not even refused is closed without a handshake: that would cost more than asking did.
+            let Some(seated) = daemon.door.knock(peer) else { continue };
             let _ = stream.set_nodelay(true);
+            notice_the_dead(&stream);
             let (daemon, open) = (daemon.clone(), listening.watch());
             tokio::spawn(async move {
                 let acceptor = tokio_rustls::TlsAcceptor::from(daemon.server_tls());
-                let Ok(Ok(stream)) = tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+                let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
                 let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.to_vec());
                 let caller = tls_caller(&daemon, peer, certificate).await;
-                serve(daemon, caller, only, stream, open).await;
+                let seated = daemon.door.recognise(seated, &caller);
+                serve(daemon, caller, only, stream, seated, open).await;
             });
         }
     })
+}
+
+/// Has the kernel find out when the other end is gone without having said so.
+fn notice_the_dead(stream: &tokio::net::TcpStream) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_socket_keepalive(stream, true);
+    let _ = sockopt::set_tcp_keepidle(stream, SILENCE);
+    let _ = sockopt::set_tcp_keepintvl(stream, SILENCE / 6);
+    let _ = sockopt::set_tcp_keepcnt(stream, 6);
 }
 
 async fn tls_caller(daemon: &Daemon, peer: SocketAddr, certificate: Option<Vec<u8>>) -> Caller {
@@ -116,11 +146,18 @@ async fn serve(
     caller: Caller,
     only: Option<&'static str>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    (seat, refused): Seated,
     mut open: watch::Receiver<()>,
 ) {
-    let service = service_fn(move |request| {
-        let (daemon, mut caller) = (daemon.clone(), caller.clone());
+    let patient = Arc::new(AtomicBool::new(false));
+    let stream = Connection::new(stream, seat, patient.clone());
+    let is_refused = refused.is_some();
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let (daemon, mut caller, refused, patient) = (daemon.clone(), caller.clone(), refused.clone(), patient.clone());
         async move {
+            if let Some(why) = refused {
+                return Ok(reply::last(reply::error(&why)));
+            }
             // A client may have been trusted or distrusted since it connected.
             if let Some(certificate) = &caller.certificate {
                 let fingerprint = fingerprint_of(certificate);
@@ -130,16 +167,19 @@ async fn serve(
                 caller.trust = trust.unwrap_or(Trust::None);
             }
             let router = daemon.router.clone();
+            let request = request.map(|body| Incoming::new(body, caller.trusted()));
             let answer = match only {
                 Some(path) if request.uri().path() != path => reply::error(&Error::not_found("not found")),
                 _ => router.serve(daemon, caller, request).await,
             };
+            patient.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
             Ok::<_, std::convert::Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(HEAD)
+        .max_header_size(HEAD_SIZE)
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -150,6 +190,7 @@ async fn serve(
             connection.as_mut().graceful_shutdown();
             connection.await
         }
+        () = tokio::time::sleep(REFUSING), if is_refused => return,
     };
     if let Err(e) = served {
         tracing::debug!("connection: {e}");

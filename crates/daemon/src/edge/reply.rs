@@ -5,7 +5,7 @@ use api::{Error, Result};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -47,6 +47,12 @@ pub fn error(e: &Error) -> Response<Body> {
     let status = StatusCode::from_u16(e.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     // That a text can't be serialised does not happen.
     json(status, &Envelope::error(e)).unwrap_or_else(|_| Response::new(full("")))
+}
+
+/// The same answer, as the last one on its connection.
+pub fn last(mut answer: Response<Body>) -> Response<Body> {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 /// What identifies a state of something, for `ETag` and `If-Match`.

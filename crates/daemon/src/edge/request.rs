@@ -6,21 +6,20 @@ use std::time::Duration;
 
 use api::endpoint::decode;
 use api::{Error, Kind, Result};
-use bytes::Bytes;
+use bytes::BytesMut;
 use futures::{Stream, StreamExt as _};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyDataStream;
 use hyper::HeaderMap;
-use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::auth::Caller;
+use super::incoming::Incoming;
 use super::reply;
 use crate::state::Daemon;
 
-/// The largest JSON body that is accepted, in bytes.
-const MAX_JSON: usize = 4 << 20;
+/// How long a client may take to send a JSON body: four megabytes on a slow line.
+const SENDING: Duration = Duration::from_secs(30);
 /// For how long the rest of a body that is refused is read.
 const DISCARDING: Duration = Duration::from_secs(10);
 
@@ -110,12 +109,28 @@ pub fn parse_query(query: &str) -> BTreeMap<String, String> {
 
 /// Reads a JSON body.
 pub async fn json<B: DeserializeOwned>(body: Incoming) -> Result<B> {
-    let bytes = Limited::new(body, MAX_JSON)
-        .collect()
-        .await
-        .map_err(|e| Error::bad_request(format!("The body can't be read (at most {MAX_JSON} bytes): {e}")))?
-        .to_bytes();
-    parse(&bytes)
+    let limit = body.json_limit();
+    let (mut stream, mut bytes) = (BodyDataStream::new(body), BytesMut::new());
+    let read = async {
+        while let Some(more) = stream.next().await {
+            let more = more.map_err(|e| e.context("The body can't be read"))?;
+            if bytes.len() + more.len() > limit {
+                let why = format!("The body is too large: at most {limit} bytes are accepted");
+                return Err(Error::new(Kind::TooLarge, why));
+            }
+            bytes.extend_from_slice(&more);
+        }
+        Ok(())
+    };
+    let why = || Error::new(Kind::TimedOut, format!("The body did not come within {} seconds", SENDING.as_secs()));
+    let read = tokio::time::timeout(SENDING, read).await.unwrap_or_else(|_| Err(why()));
+    if let Err(e) = read {
+        if e.kind == Kind::TooLarge {
+            discard(stream).await;
+        }
+        return Err(e);
+    }
+    api::body::parse(&bytes)
 }
 
 /// Reads what is left of a body that is refused and throws it away, within limits: most clients look for an answer
@@ -124,85 +139,9 @@ pub async fn discard(rest: impl Stream + Unpin) {
     let _ = tokio::time::timeout(DISCARDING, rest.for_each(async |_| ())).await;
 }
 
-fn parse<B: DeserializeOwned>(bytes: &Bytes) -> Result<B> {
-    // An endpoint without a body ignores what is sent.
-    if size_of::<B>() == 0
-        && let Ok(nothing) = serde_json::from_str("null")
-    {
-        return Ok(nothing);
-    }
-    if bytes.is_empty() {
-        return Err(Error::bad_request("EOF"));
-    }
-    serde_json::from_slice(bytes).or_else(|e| {
-        let refused = || Error::bad_request(json_error(bytes, &e));
-        if !e.is_data() {
-            return Err(refused());
-        }
-        // Clients in Go write `null` for an empty list or map.
-        let mut value = serde_json::from_slice(bytes).map_err(|_| refused())?;
-        drop_nulls(&mut value);
-        serde_json::from_value(value).map_err(|_| refused())
-    })
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, v| !v.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
-}
-
-/// The words that clients know for the commonest slips; otherwise those of the parser.
-fn json_error(bytes: &[u8], e: &serde_json::Error) -> String {
-    let upto: usize = bytes.split_inclusive(|b| *b == b'\n').take(e.line().saturating_sub(1)).map(<[u8]>::len).sum();
-    let at = (upto + e.column()).saturating_sub(1);
-    match (e.classify(), bytes.get(at)) {
-        (serde_json::error::Category::Eof, _) => "unexpected EOF".into(),
-        (serde_json::error::Category::Syntax, Some(&c)) => {
-            let before = bytes[..at].iter().rev().find(|b| !b.is_ascii_whitespace());
-            let place = match before {
-                None => "looking for beginning of value",
-                Some(b'{' | b',') if e.to_string().starts_with("key must be a string") => {
-                    "looking for beginning of object key string"
-                }
-                Some(_) => return e.to_string(),
-            };
-            format!("invalid character '{}' {place}", char::from(c))
-        }
-        _ => e.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bad_json_is_explained_in_known_words() {
-        for (text, want) in [
-            ("", "EOF"),
-            ("{nope", "invalid character 'n' looking for beginning of object key string"),
-            ("nope", "expected ident at line 1 column 2"),
-            ("?", "invalid character '?' looking for beginning of value"),
-            ("{\"a\":", "unexpected EOF"),
-        ] {
-            let got = parse::<Value>(&Bytes::from(text)).unwrap_err();
-            assert_eq!((got.kind, got.message.as_str()), (Kind::BadRequest, want), "{text}");
-        }
-        assert_eq!(parse::<()>(&Bytes::from("anything")), Ok(()));
-    }
-
-    #[test]
-    fn null_is_nothing() {
-        let put: api::cluster::ClusterPut =
-            parse(&Bytes::from("{\"member_config\": null, \"server_name\": \"a\"}")).unwrap();
-        assert_eq!((put.server_name.as_str(), put.member_config.len()), ("a", 0));
-    }
 
     #[test]
     fn queries_are_decoded() {

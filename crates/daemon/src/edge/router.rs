@@ -5,7 +5,6 @@ use std::sync::Arc;
 use api::endpoint::{Background, List, Listed, Method, Reply, Sync};
 use api::{Endpoint, Error, Info, Kind, Result};
 use futures::future::BoxFuture;
-use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
 use incus_core::filter::Filter;
@@ -14,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::auth::{Caller, Trust};
+use super::incoming::Incoming;
 use super::reply::{self, Body};
 use super::request::{self, Cx};
 use super::{forward, permit};

@@ -3,7 +3,7 @@
 
 pub mod process;
 mod quorum;
-mod wire;
+pub(crate) mod wire;
 
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;

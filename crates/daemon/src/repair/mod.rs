@@ -3,7 +3,7 @@
 mod ask;
 mod backup;
 mod edit;
-mod nodes;
+pub(crate) mod nodes;
 mod recover;
 
 use api::{Error, Kind, Result};

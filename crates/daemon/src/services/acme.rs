@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::cluster_certificate;
 use crate::edge::reply::full;
-use crate::edge::{Body, Cx, Router, listen};
+use crate::edge::{self, Body, Connection, Cx, Router, listen};
 use crate::state::Daemon;
 
 /// Where challenges are answered.
@@ -167,7 +167,7 @@ async fn open(daemon: &Arc<Daemon>, token: String, key: String) -> Result<()> {
     Ok(())
 }
 
-async fn challenge(cx: Cx, _: Request<Incoming>) -> Result<Response<Body>> {
+async fn challenge(cx: Cx, _: Request<edge::Incoming>) -> Result<Response<Body>> {
     // Who asks may be the leader, that wants to know whether this member is ready.
     if !cx.daemon.snapshot().challenges.contains_key(cx.arg(0)) {
         cx.daemon.refresh().await?;
@@ -206,10 +206,11 @@ pub fn follow(daemon: &Arc<Daemon>) {
 fn serve(daemon: Arc<Daemon>, socket: tokio::net::TcpListener) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            let Ok((stream, _)) = socket.accept().await else {
+            let Ok((stream, peer)) = socket.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
+            let Some((seat, None)) = daemon.door.knock(peer) else { continue };
             let daemon = daemon.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 let token = request.uri().path().strip_prefix(PLACE).unwrap_or_default();
@@ -219,7 +220,7 @@ fn serve(daemon: Arc<Daemon>, socket: tokio::net::TcpListener) -> JoinHandle<()>
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(Connection::new(stream, seat, Arc::default())), service);
             tokio::spawn(async move { drop(connection.await) });
         }
     })

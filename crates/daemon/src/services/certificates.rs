@@ -10,7 +10,6 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use client::tls::{fingerprint, fingerprint_of};
 use db::certificates::{CertificateType, NewCertificate};
 use db::tokens::Kind;
-use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use super::tokens;
 use crate::edge::auth::Trust;
 use crate::edge::request::json;
-use crate::edge::{Body, Cx, Router, reply};
+use crate::edge::{Body, Cx, Incoming, Router, reply};
 use crate::join::hash;
 use crate::pki::Verdict;
 

@@ -4,14 +4,13 @@ use api::internal::{SqlBatch, SqlDump, SqlQuery};
 use api::{Error, Result};
 use bytes::Bytes;
 use cluster::Channel;
-use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
 use crate::edge::reply::full;
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::join::{self, Accept, Joiner};
 use crate::{backup, instances};
 

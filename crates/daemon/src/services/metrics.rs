@@ -3,14 +3,13 @@
 use api::instance::InstanceState;
 use api::{Error, Result};
 use db::members::{Member, State};
-use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, Response};
 use incus_core::metrics::{Kind, Metric, render};
 
 use crate::edge::auth::Trust;
 use crate::edge::reply::full;
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::instances::{Loaded, of_this_member};
 use crate::state::Daemon;
 

@@ -7,14 +7,13 @@ use std::time::Duration;
 use api::operation::Operation as View;
 use api::{Error, Result};
 use futures::future::join_all;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
 use super::tokens;
 use crate::edge::auth::Trust;
 use crate::edge::websocket::upgrade;
-use crate::edge::{Body, Cx, Router, forward};
+use crate::edge::{Body, Cx, Incoming, Router, forward};
 use crate::operations::Operation;
 
 /// How long another member may take to tell of its operations.

@@ -8,14 +8,13 @@ use std::time::Duration;
 use api::event::{Event, LIFECYCLE, LOGGING, OPERATION};
 use api::{Error, Result};
 use futures::{SinkExt as _, StreamExt as _};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::edge::auth::Trust;
 use crate::edge::websocket::{WebSocket, upgrade};
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::events::Told;
 
 /// How often a silent listener is asked whether it is still there.

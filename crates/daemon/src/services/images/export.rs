@@ -9,14 +9,14 @@ use api::{Error, Result};
 use drivers::image::{Files, Format};
 use futures::TryStreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use hyper::{Request, Response};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::io::ReaderStream;
 
 use super::{find, resources, store, tell};
-use crate::edge::{Body, Cx};
+use crate::edge::{Body, Cx, Incoming};
 use crate::operations::Operation;
 
 /// What is read from a file at once, in bytes.

@@ -6,12 +6,12 @@ mod direct;
 pub mod expire;
 pub mod export;
 mod incoming;
-mod multipart;
+pub(crate) mod multipart;
 mod publish;
 pub mod refresh;
 pub mod remote;
 pub mod store;
-mod streams;
+pub(crate) mod streams;
 mod upload;
 
 use std::sync::Arc;

@@ -63,10 +63,13 @@ impl<S: Stream<Item = Result<Bytes>> + Unpin> Multipart<S> {
         if self.buffer.starts_with(b"--") {
             return Ok(None);
         }
+        let mut searched: usize = 0;
         let end = loop {
-            if let Some(at) = find(&self.buffer, b"\r\n\r\n") {
-                break at;
+            let from = searched.saturating_sub(3);
+            if let Some(at) = find(self.buffer.get(from..).unwrap_or_default(), b"\r\n\r\n") {
+                break from + at;
             }
+            searched = self.buffer.len();
             if self.buffer.len() > MAX_HEADERS {
                 return Err(Error::bad_request("The headers of a part are too long"));
             }

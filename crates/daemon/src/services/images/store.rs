@@ -12,12 +12,11 @@ use api::{Error, Kind, Result};
 use db::projects::{Feature, holder};
 use drivers::image::Files;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use super::export::file_body;
 use super::incoming::{Received, Sink, UPLOAD};
-use crate::edge::{Body, Cx};
+use crate::edge::{Body, Cx, Incoming};
 use crate::state::Daemon;
 
 /// Where the files of an image lie.

@@ -85,6 +85,13 @@ async fn get<T: serde::de::DeserializeOwned>(web: &Web, url: &str) -> Result<T> 
         .map_err(|e| Error::bad_request(format!("{url} is not part of simple streams: {e}")))
 }
 
+/// Reads a file with products, and chooses from it: the fingerprint, if an image is found.
+pub fn read(products: &[u8], server: &str, name: &str) -> Result<Option<String>> {
+    let products: Products = serde_json::from_slice(products).map_err(|e| Error::bad_request(e.to_string()))?;
+    let own = Architecture::parse_any(std::env::consts::ARCH)?;
+    Ok(choose(&products, server, name, own).map(|told| told.fingerprint))
+}
+
 fn choose(products: &Products, server: &str, name: &str, own: Architecture) -> Option<Told> {
     for product in products.products.values() {
         let Ok(architecture) = Architecture::parse_any(&product.arch) else { continue };

@@ -5,14 +5,13 @@ use api::{Error, Result};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyStream;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use super::add::{Wishes, add};
 use super::incoming::Received;
 use super::{aliases, direct, incoming, publish, remote};
 use crate::edge::request::{discard, json};
-use crate::edge::{Body, Cx, reply};
+use crate::edge::{Body, Cx, Incoming, reply};
 use crate::operations::Resources;
 
 pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
@@ -90,6 +89,6 @@ fn pairs(query: &str) -> Vec<(String, String)> {
 fn data(body: Incoming) -> impl Stream<Item = Result<Bytes>> {
     BodyStream::new(body).filter_map(async |frame| match frame {
         Ok(frame) => frame.into_data().ok().map(Ok),
-        Err(e) => Some(Err(Error::bad_request(format!("The image did not come in whole: {e}")))),
+        Err(e) => Some(Err(e.context("The image did not come in whole"))),
     })
 }

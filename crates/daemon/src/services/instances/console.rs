@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::instance_exec::InstanceConsolePost;
 use api::{Error, Kind, Result};
 use futures::StreamExt as _;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde_json::json;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::exec::{cancelled, running};
 use super::{files, find_here, operation, tell};
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::operations::Operation;
 use crate::sockets::Sockets;
 use crate::state::Daemon;

@@ -17,7 +17,6 @@ use db::value::{Architecture, InstanceType};
 use db::volumes::{ContentType, NewVolume, VolumeType};
 use drivers::image::{Files, Unpack};
 use drivers::storage::{Driver, Volume};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use incus_core::placement::Target;
 use jiff::Timestamp;
@@ -26,7 +25,7 @@ use uuid::Uuid;
 
 use super::{copy, names, resources};
 use crate::edge::reply;
-use crate::edge::{Body, Cx, forward, request};
+use crate::edge::{Body, Cx, Incoming, forward, request};
 use crate::instances::placing::{self, Placed};
 use crate::instances::scripted::ToPlace;
 use crate::instances::{Expander, Loaded, start};
@@ -396,6 +395,7 @@ async fn fill(
 
 async fn from_image(driver: Arc<dyn Driver>, l: &Loaded, files: Files, operation: &Arc<Operation>) -> Result<()> {
     let (unprivileged, operation) = (!l.privileged(), operation.clone());
+    let limit = incus_core::disk::root_size(&l.devices)?;
     let total: u64 = files.paths().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum();
     let told = std::sync::atomic::AtomicU64::new(0);
     fill(driver, l, move |path| {
@@ -406,7 +406,7 @@ async fn from_image(driver: Arc<dyn Driver>, l: &Loaded, files: Files, operation
                 operation.report([("create_instance_from_image_unpack_progress".to_owned(), Value::from(text))]);
             }
         };
-        let options = Unpack { unprivileged, limit: None, progress: &progress, cancel: &AtomicBool::new(false) };
+        let options = Unpack { unprivileged, limit, progress: &progress, cancel: &AtomicBool::new(false) };
         drivers::image::unpack(&files, path, &options).map(drop)
     })
     .await

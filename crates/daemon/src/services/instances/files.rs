@@ -5,7 +5,7 @@ use bytes::Bytes;
 use drivers::files::{Attributes, Client, Flags, Handle, Kind};
 use futures::stream::try_unfold;
 use http_body_util::{BodyExt as _, BodyStream, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use hyper::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use serde_json::json;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{find_here, sftp, tell};
 use crate::edge::reply::{self, full};
 use crate::edge::request::discard;
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::instances::Loaded;
 
 /// The longest target of a link, in bytes: the kernel's limit.
@@ -203,7 +203,7 @@ async fn put_file(client: &mut Client, path: &[u8], wanted: &Wanted, body: &mut 
     }
     let mut offset = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Error::bad_request(format!("The file ended too early: {e}")))?;
+        let frame = frame.map_err(|e| e.context("The file ended too early"))?;
         if let Ok(data) = frame.into_data() {
             client.write(&handle, offset, &data).await?;
             offset += data.len() as u64;

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use api::endpoint::{fill, in_project};
 use api::{Error, Info, Result};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde_json::json;
 
 use super::{files, find_here, record, tell};
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::services::images::export::file_body;
 
 /// Those that belong to the run that may be going on.

@@ -4,13 +4,12 @@ use api::image::ImageMetadata;
 use api::{Error, Kind, Result};
 use drivers::image::{read_metadata, templates, write_metadata};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde_json::{Value, json};
 
 use super::{files, find_here, tell};
 use crate::blocking;
-use crate::edge::{Body, Cx, Router, reply};
+use crate::edge::{Body, Cx, Incoming, Router, reply};
 use crate::instances::{self, Loaded};
 use crate::services::patched;
 

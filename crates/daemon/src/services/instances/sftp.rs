@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use api::{Error, Result};
 use drivers::files::{Helper, Place};
-use hyper::body::Incoming;
 use hyper::header::UPGRADE;
 use hyper::{Request, Response};
 
 use super::find_here;
 use crate::edge::websocket::upgrade_to;
-use crate::edge::{Body, Cx, Router};
+use crate::edge::{Body, Cx, Incoming, Router};
 use crate::instances::{self, Loaded};
 use crate::state::Daemon;
 

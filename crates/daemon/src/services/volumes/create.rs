@@ -11,14 +11,13 @@ use api::{Error, Kind, Result};
 use db::Tx;
 use db::volumes::{ContentType, NewVolume, VolumeType};
 use drivers::storage::Volume;
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::{copy, files, home, tell, url};
 use crate::edge::request::json as read_json;
-use crate::edge::{Body, Cx, reply};
+use crate::edge::{Body, Cx, Incoming, reply};
 use crate::services::pools;
 use crate::{blocking, volumes};
 

@@ -8,7 +8,6 @@ use db::projects::Feature;
 use db::volume_snapshots;
 use db::volumes::{Volume as Row, VolumeType};
 use drivers::storage::{Part, Volume};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use serde_json::json;
 
@@ -16,7 +15,7 @@ use super::copy::{self, From, To};
 use super::files::{self, Unfinished};
 use super::{home, must_be_unused, must_see, resources, tell, url};
 use crate::edge::request::json as read_json;
-use crate::edge::{Body, Cx, permit, reply};
+use crate::edge::{Body, Cx, Incoming, permit, reply};
 use crate::operations::Operation;
 use crate::services::pools;
 use crate::{blocking, volumes};
