@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cluster", &["api", "core", "db", "client"]),
     ("daemon", &["api", "core", "host", "db", "drivers", "cluster", "client", "scriptlet"]),
     ("cli", &["api", "client"]),
+    ("fuzz", &["api", "core", "host", "db", "drivers", "cluster", "daemon", "cli", "scriptlet"]),
     ("lab", &[]),
     ("xtask", &["api", "client", "lab"]),
 ];

@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod deny;
 mod documents;
+mod fuzz;
 mod packages;
 mod sh;
 mod test;
@@ -47,6 +48,17 @@ enum Xtask {
         #[arg(long)]
         quick: bool,
     },
+    /// Try what reads bytes of others with bytes that nobody has sent yet; what breaks it is kept as a test.
+    Fuzz {
+        /// What is tried: `list` shows what there is, `all` tries one after the other.
+        target: String,
+        /// For how long, each.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Decides which bytes: the same seed tries the same.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// The client of the benchmark.
     #[command(hide = true)]
     Load(bench::Load),
@@ -65,6 +77,7 @@ fn main() -> ExitCode {
         Xtask::Deny => deny::run(),
         Xtask::Fix => check::fix(),
         Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
+        Xtask::Fuzz { target, minutes, seed } => fuzz::long(&target, minutes, seed),
         Xtask::Load(load) => bench::load(&load),
         Xtask::Setup => packages::install(),
         Xtask::Next => test::build(),

@@ -16,8 +16,18 @@ use crate::{check, packages};
 const AT_ONCE: usize = 3;
 
 /// Those that take longest, which begin first.
-const LONG: &[&str] =
-    &["healing", "evacuation", "upgrade", "shared_storage", "book", "bad_days", "members", "instances"];
+const LONG: &[&str] = &[
+    "healing",
+    "evacuation",
+    "upgrade",
+    "shared_storage",
+    "book",
+    "bad_days",
+    "members",
+    "instances",
+    "limits",
+    "corpus",
+];
 
 /// Installs, builds, checks, tests.
 pub fn all(filter: Option<&str>) -> Result<()> {
