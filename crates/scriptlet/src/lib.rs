@@ -26,6 +26,14 @@ const FUNCTION: &str = "instance_placement";
 const FILE: &str = "scriptlet";
 /// Bytes that a scriptlet may have in use.
 const MEMORY: usize = 64 << 20;
+/// The longest scriptlet, in bytes.
+const LONGEST: usize = 64 << 10;
+/// Operators and brackets that a line may have. Nobody writes so many, and the language takes the more memory for each the
+/// more there are: a few kilobytes of them take gigabytes.
+const OPERATORS: usize = 256;
+/// The stack on which a scriptlet is read and runs, in bytes. What is nested in it is read by functions that call each
+/// other: it can be nested as deep as it is long. Of a stack only what is used takes memory.
+const STACK: usize = 1 << 30;
 /// How deep functions may call each other.
 const DEPTH: usize = 100;
 
@@ -61,7 +69,7 @@ pub enum Question {
 }
 
 /// Answers what a scriptlet wants to know, in the form in which the API shows it.
-pub trait Answers {
+pub trait Answers: Send {
     /// The answer, or why there is none: then the scriptlet fails.
     fn answer(&self, question: &Question) -> Result<Json, String>;
 }
@@ -84,6 +92,10 @@ fn globals() -> Globals {
 /// # Errors
 /// In words for people: where it is no Starlark, or what it lacks.
 pub fn check(text: &str) -> Result<(), String> {
+    on_a_deep_stack(|| checked(text))?
+}
+
+fn checked(text: &str) -> Result<(), String> {
     Module::with_temp_heap(|module| {
         let mut evaluator = Evaluator::new(&module);
         load(&mut evaluator, text, Instant::now() + Duration::from_secs(5)).map_err(|e| described(&e))?;
@@ -101,6 +113,25 @@ pub fn check(text: &str) -> Result<(), String> {
 ///
 /// `request` says what is to be placed, `candidates` are the members that may take it. Blocks for at most about `limit`.
 pub fn place(
+    text: &str,
+    request: &Json,
+    candidates: &[Json],
+    answers: Box<dyn Answers>,
+    limit: Duration,
+) -> Result<Option<String>, Failure> {
+    on_a_deep_stack(|| placed(text, request, candidates, answers, limit)).map_err(Failure::Broken)?
+}
+
+/// Does it in a thread of its own.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("scriptlet".into()).stack_size(STACK);
+        let thread = thread.spawn_scoped(scope, work).map_err(|e| format!("It can't be run: {e}"))?;
+        thread.join().map_err(|_| "It has crashed what runs it".to_owned())
+    })
+}
+
+fn placed(
     text: &str,
     request: &Json,
     candidates: &[Json],
@@ -143,6 +174,14 @@ pub fn place(
 
 /// Reads the scriptlet and runs what stands outside of its functions.
 fn load(evaluator: &mut Evaluator<'_, '_, '_>, text: &str, until: Instant) -> starlark::Result<()> {
+    if text.len() > LONGEST {
+        return Err(starlark::Error::new_other(starlark_error(format!("It is longer than {LONGEST} bytes"))));
+    }
+    let crowded = |line: &str| line.bytes().filter(|b| b"%+-*/|&^~<>=.([{".contains(b)).count() > OPERATORS;
+    if text.lines().any(crowded) {
+        let why = format!("A line has more than {OPERATORS} operators and brackets");
+        return Err(starlark::Error::new_other(starlark_error(why)));
+    }
     evaluator.set_max_callstack_size(DEPTH).map_err(starlark::Error::new_other)?;
     evaluator.set_max_heap_size(MEMORY).map_err(starlark::Error::new_other)?;
     evaluator.set_check_cancelled(Box::new(move || Instant::now() >= until));

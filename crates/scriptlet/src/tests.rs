@@ -123,3 +123,18 @@ fn what_is_no_scriptlet_is_refused_when_it_is_set() {
         }
     }
 }
+
+#[test]
+fn what_is_nested_as_deep_as_it_is_long_has_an_end() {
+    let in_function = |body: &str| format!("def instance_placement(request, candidate_members):\n    return {body}\n");
+    for open in ["(", "[", "not ", "-"] {
+        // Whether the language takes it is its own matter.
+        let _ = check(&in_function(&format!("({}1)", format!("{open}\n").repeat(60_000 / (open.len() + 1)))));
+    }
+    for (body, why) in
+        [("1".repeat(70_000), "longer than 65536 bytes"), ("1 % ".repeat(300) + "1", "more than 256 operators")]
+    {
+        let got = check(&in_function(&body)).unwrap_err();
+        assert!(got.contains(why), "{got}");
+    }
+}

@@ -70,7 +70,8 @@ mod tests {
         assert!(!own.is_empty());
         assert!(replica.apply(&own).unwrap_err().message.contains("no part of what is replicated"));
         for (broken, why) in [
-            (&b"Tnonsense"[..], "columns"),
+            (&b"Tnonsense"[..], "ends in the middle"),
+            (b"T\0", "0 columns"),
             (&good[..good.len() - 1], "ends in the middle"),
             (&good[..5], "ends in the middle"),
             (b"P\x01\x01t\0", "where a table or a row begins"),

@@ -53,7 +53,7 @@ pub const ALL: &[Target] = &[
     Target {
         name: "image",
         about: "files of images: looked into, and unpacked",
-        cases: 1_500,
+        cases: 400,
         seeds: images::seeds,
         read: images::unpack,
     },
@@ -151,7 +151,7 @@ pub const ALL: &[Target] = &[
     Target {
         name: "scriptlet",
         about: "placement scriptlets",
-        cases: 1_500,
+        cases: 800,
         seeds: sessions::scriptlet_seeds,
         read: sessions::scriptlet,
     },
