@@ -32,7 +32,7 @@ pub const ALL: &[Target] = &[
     Target {
         name: "queries",
         about: "queries of URLs, filters of lists, sizes, times and names",
-        cases: 10_000,
+        cases: 4_000,
         seeds: texts::query_seeds,
         read: texts::query,
     },
