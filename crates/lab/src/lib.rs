@@ -4,9 +4,12 @@
 //! daemons. Switching it off ([`Machine::power_off`]) ends everything on it at once, as a pulled plug would;
 //! cutting its cable ([`Lab::cut`]) leaves it running alone. Everything that a [`Lab`] makes is removed when it
 //! is dropped, by the ids of processes that it started itself.
+//!
+//! [`history`] judges what clients of a store have seen.
 
 pub mod cluster;
 pub mod debian;
+pub mod history;
 pub mod machine;
 pub mod run;
 
