@@ -33,6 +33,9 @@ impl Method {
     }
 }
 
+/// Header of answers that may be older than what others were told: no majority of the voters could be asked. Ours.
+pub const UNCONFIRMED: &str = "x-incus-unconfirmed";
+
 /// Who may call an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Allow {

@@ -26,9 +26,9 @@ use rustls::ServerConfig;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::edge::Router;
 use crate::edge::auth::{Caller, Trust};
 use crate::edge::door::Door;
+use crate::edge::{Router, reply};
 use crate::events::Hub;
 use crate::guard::Guard;
 use crate::instances::Instances;
@@ -276,18 +276,22 @@ impl Daemon {
         }
     }
 
-    /// Reads the newest state; without a majority the own replica as it is.
+    /// Reads the newest state; without a majority the own replica as it is, which the answer to the request tells.
     pub async fn view<T: Send + 'static>(
         &self,
         f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + Sync + 'static,
     ) -> Result<T> {
         let db = self.db();
+        let mut confirmed = false;
         if db.status().leader.is_some() && !self.majority_missed_lately() {
             // What can't be had in a moment can't be had: the replica answers, and the next readers don't wait for it.
             match tokio::time::timeout(MOMENT, db.read_barrier()).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => confirmed = true,
                 _ => self.majority_missed(),
             }
+        }
+        if !confirmed {
+            reply::unconfirmed();
         }
         db.peek(f).await
     }

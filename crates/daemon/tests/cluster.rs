@@ -198,6 +198,48 @@ fn a_stopped_leader_hands_over_and_reads_need_no_majority() -> Result<()> {
     Ok(())
 }
 
+/// Many who change the same thing at the same time, on several members: one of those who saw the same state wins, and
+/// those who change different parts of it all do.
+#[test]
+fn nobody_overwrites_what_they_have_not_seen() -> Result<()> {
+    if lab::skip(&["curl"]) {
+        return Ok(());
+    }
+    let cluster = Cluster::temporary("etags", 2)?;
+    let ask = |from: usize, args: &[&str]| -> Result<String> {
+        let machine = &cluster.lab.machines[from - 1];
+        let socket = machine.incus_dir().join("unix.socket").to_string_lossy().into_owned();
+        machine.must("curl", &[&["-s", "--unix-socket", &socket], args].concat())
+    };
+    let at_once = |ask: &(dyn Fn(usize) -> Result<String> + Sync)| -> Result<Vec<String>> {
+        std::thread::scope(|s| {
+            let all: Vec<_> = (0..12).map(|n| s.spawn(move || ask(n).map_err(|e| e.to_string()))).collect();
+            all.into_iter().map(|one| Ok(one.join().unwrap()?)).collect()
+        })
+    };
+    for (kind, name) in [("profiles", "default"), ("projects", "default"), ("cluster/members", "server2")] {
+        let url = format!("http://incus/1.0/{kind}/{name}");
+        let before = ask(1, &["-i", &url])?;
+        let header = |l: &str| l.to_lowercase().starts_with("etag: ").then(|| l["etag: ".len()..].trim().to_owned());
+        let etag = before.lines().find_map(header).ok_or_else(|| format!("no ETag: {before}"))?;
+        let answers = at_once(&|n| {
+            let (body, header) = (format!("{{\"description\": \"{n}\"}}"), format!("If-Match: {etag}"));
+            ask(n % 2 + 1, &["-X", "PATCH", "-H", &header, "-d", &body, &url])
+        })?;
+        assert_eq!(answers.iter().filter(|a| a.contains("\"status_code\":200")).count(), 1, "{kind}: {answers:?}");
+        assert_eq!(answers.iter().filter(|a| a.contains("ETag doesn't match")).count(), 11, "{kind}: {answers:?}");
+        at_once(&|n| {
+            let body = format!("{{\"config\": {{\"user.n{n}\": \"{n}\"}}}}");
+            ask(n % 2 + 1, &["-X", "PATCH", "-d", &body, &url])
+        })?;
+        let after = ask(2, &[&url])?;
+        for n in 0..12 {
+            assert!(after.contains(&format!("\"user.n{n}\":\"{n}\"")), "{kind}: the change of {n} is lost: {after}");
+        }
+    }
+    Ok(())
+}
+
 fn decode(text: &str) -> Vec<u8> {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.decode(text).unwrap()

@@ -1,5 +1,7 @@
 //! Answers as HTTP.
 
+use std::cell::Cell;
+
 use api::envelope::Envelope;
 use api::{Error, Result};
 use bytes::Bytes;
@@ -16,6 +18,30 @@ pub type Body = BoxBody<Bytes, std::io::Error>;
 /// A body of these bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+tokio::task_local! {
+    /// True once something of the answer that is being made was read without a majority.
+    static UNCONFIRMED: Cell<bool>;
+}
+
+/// Notes that the answer that is being made may be older than what others were told.
+pub fn unconfirmed() {
+    // Not all that reads makes an answer.
+    let _ = UNCONFIRMED.try_with(|noted| noted.set(true));
+}
+
+/// Makes an answer, which tells if it may be old.
+pub async fn confirmed_or_not(make: impl Future<Output = Response<Body>>) -> Response<Body> {
+    let noted = async {
+        let response = make.await;
+        (response, UNCONFIRMED.with(Cell::get))
+    };
+    let (mut response, unconfirmed) = UNCONFIRMED.scope(Cell::new(false), noted).await;
+    if unconfirmed {
+        response.headers_mut().insert(api::endpoint::UNCONFIRMED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 fn json<T: Serialize>(status: StatusCode, envelope: &Envelope<T>) -> Result<Response<Body>> {

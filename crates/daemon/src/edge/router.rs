@@ -149,10 +149,7 @@ impl Router {
     /// Answers a request.
     pub async fn serve(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Response<Body> {
         let answer: BoxFuture<'_, _> = Box::pin(self.answer(daemon, caller, request));
-        match answer.await {
-            Ok(response) => response,
-            Err(e) => reply::error(&e),
-        }
+        reply::confirmed_or_not(async { answer.await.unwrap_or_else(|e| reply::error(&e)) }).await
     }
 
     async fn answer(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>> {

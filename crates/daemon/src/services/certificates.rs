@@ -15,7 +15,7 @@ use hyper::{Request, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::tokens;
+use super::{Change, tokens};
 use crate::edge::auth::Trust;
 use crate::edge::request::json;
 use crate::edge::{Body, Cx, Incoming, Router, reply};
@@ -201,36 +201,37 @@ async fn redeem(cx: &Cx, token: &str, row: &mut NewCertificate) -> Result<()> {
 }
 
 async fn put(cx: Cx, new: CertificatePut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    let new = super::patched(&changeable(&old), &new)?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, old: &Certificate, new: CertificatePut) -> Result<()> {
-    let pem = if new.certificate.is_empty() { old.certificate.clone() } else { new.certificate };
-    let row = NewCertificate {
-        fingerprint: fingerprint(&pem)?,
-        kind: CertificateType::parse(&new.kind)?,
-        name: new.name,
-        certificate: pem,
-        restricted: new.restricted,
-        description: new.description,
-        projects: new.projects,
-    };
-    let member = |kind: CertificateType| kind == CertificateType::Server;
-    let other = row.kind.as_str() != old.kind || row.fingerprint != old.fingerprint;
-    if cx.daemon.clustered() && other && (member(row.kind) || member(CertificateType::parse(&old.kind)?)) {
-        return Err(Error::bad_request("Certificates of members come and go with them"));
-    }
-    let old = old.fingerprint.clone();
-    cx.daemon.write(move |tx| db::certificates::update(tx, db::certificates::get(tx, &old)?.id, &row)).await?;
+async fn change(cx: &Cx, change: Change<CertificatePut>) -> Result<()> {
+    let (found, request, clustered) = (find(cx).await?.fingerprint, cx.clone(), cx.daemon.clustered());
+    let written = cx.daemon.write(move |tx| {
+        let row = db::certificates::get(tx, &found)?;
+        let (id, old) = (row.id, shown(row));
+        let new = change.of(&request, &changeable(&old))?;
+        let pem = if new.certificate.is_empty() { old.certificate } else { new.certificate };
+        let row = NewCertificate {
+            fingerprint: fingerprint(&pem)?,
+            kind: CertificateType::parse(&new.kind)?,
+            name: new.name,
+            certificate: pem,
+            restricted: new.restricted,
+            description: new.description,
+            projects: new.projects,
+        };
+        let member = |kind: CertificateType| kind == CertificateType::Server;
+        let other = row.kind.as_str() != old.kind || row.fingerprint != old.fingerprint;
+        if clustered && other && (member(row.kind) || member(CertificateType::parse(&old.kind)?)) {
+            return Err(Error::bad_request("Certificates of members come and go with them"));
+        }
+        db::certificates::update(tx, id, &row)
+    });
+    written.await?;
     cx.daemon.tell("certificate-updated", format!("/1.0/certificates/{}", cx.arg(0)), &cx.caller);
     Ok(())
 }

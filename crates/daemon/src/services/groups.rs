@@ -6,6 +6,7 @@ use db::Tx;
 use db::groups::Group;
 use serde_json::Value;
 
+use super::Change;
 use crate::edge::{Cx, Router};
 
 pub fn routes(r: &mut Router) {
@@ -33,13 +34,7 @@ async fn list(cx: Cx, (): ()) -> Result<Vec<ClusterGroup>> {
     cx.daemon.view(|tx| db::groups::list(tx)?.into_iter().map(|g| shown(tx, g)).collect()).await
 }
 
-async fn find(cx: &Cx) -> Result<ClusterGroup> {
-    cx.daemon.must_be_clustered()?;
-    let name = cx.arg(0).to_owned();
-    cx.daemon.view(move |tx| shown(tx, db::groups::get(tx, &name)?)).await
-}
-
-fn changeable(group: &ClusterGroup) -> ClusterGroupPut {
+fn changeable(group: &Group) -> ClusterGroupPut {
     ClusterGroupPut {
         description: group.description.clone(),
         members: group.members.clone(),
@@ -48,8 +43,14 @@ fn changeable(group: &ClusterGroup) -> ClusterGroupPut {
 }
 
 async fn get(cx: Cx, (): ()) -> Result<ClusterGroup> {
-    let group = find(&cx).await?;
-    cx.show_etag(&changeable(&group));
+    cx.daemon.must_be_clustered()?;
+    let name = cx.arg(0).to_owned();
+    let found = cx.daemon.view(move |tx| {
+        let group = db::groups::get(tx, &name)?;
+        Ok((changeable(&group), shown(tx, group)?))
+    });
+    let (changeable, group) = found.await?;
+    cx.show_etag(&changeable);
     Ok(group)
 }
 
@@ -71,25 +72,23 @@ async fn create(cx: Cx, new: ClusterGroupsPost) -> Result<()> {
 }
 
 async fn put(cx: Cx, new: ClusterGroupPut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = changeable(&find(&cx).await?);
-    cx.check_etag(&old)?;
-    change(&cx, super::patched(&old, &new)?).await
+    change(&cx, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, new: ClusterGroupPut) -> Result<()> {
-    api::keys::group::check(&new.config)?;
-    let name = cx.arg(0).to_owned();
+async fn change(cx: &Cx, change: Change<ClusterGroupPut>) -> Result<()> {
+    cx.daemon.must_be_clustered()?;
+    let (name, request) = (cx.arg(0).to_owned(), cx.clone());
     cx.daemon
         .write(move |tx| {
-            let id = db::groups::id(tx, &name)?;
-            db::groups::update(tx, id, &new.description, &new.config)?;
-            db::groups::set_members(tx, id, &new.members)?;
+            let old = db::groups::get(tx, &name)?;
+            let new = change.of(&request, &changeable(&old))?;
+            api::keys::group::check(&new.config)?;
+            db::groups::update(tx, old.id, &new.description, &new.config)?;
+            db::groups::set_members(tx, old.id, &new.members)?;
             match db::members::list(tx)?.iter().find(|m| m.groups.is_empty()) {
                 Some(_) => Err(Error::bad_request("Cluster members need to belong to at least one group")),
                 None => Ok(()),

@@ -14,7 +14,7 @@ use incus_core::roles;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::tokens;
+use super::{Change, tokens};
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
 use crate::plans;
@@ -125,6 +125,18 @@ async fn get(cx: Cx, (): ()) -> Result<ClusterMember> {
     Ok(member)
 }
 
+/// What can be changed of a member, as it stands in the database now.
+fn now(m: &Member, shown: &[String]) -> ClusterMemberPut {
+    let automatic = shown.iter().filter(|r| AUTOMATIC.contains(&r.as_str())).cloned();
+    ClusterMemberPut {
+        roles: m.roles.iter().map(ToString::to_string).chain(automatic).collect(),
+        failure_domain: m.failure_domain.clone(),
+        description: m.description.clone(),
+        config: m.config.clone(),
+        groups: m.groups.clone(),
+    }
+}
+
 fn changeable(m: &ClusterMember) -> ClusterMemberPut {
     ClusterMemberPut {
         roles: m.roles.clone(),
@@ -139,7 +151,8 @@ async fn add(cx: Cx, new: ClusterMembersPost) -> Result<Arc<Operation>> {
     cx.daemon.must_be_clustered()?;
     let name = new.server_name;
     api::name::member(&name)?;
-    if cx.daemon.view(Snapshot::load).await?.members.iter().any(|m| m.name == name) {
+    let taken = |m: &Member| m.name == name && m.state != State::Pending;
+    if cx.daemon.view(Snapshot::load).await?.members.iter().any(taken) {
         return Err(Error::conflict(format!("The cluster already has a member with name: {name}")));
     }
     let expiry = cx.daemon.snapshot().config.read(&api::keys::server::JOIN_TOKEN_EXPIRY);
@@ -150,22 +163,11 @@ async fn add(cx: Cx, new: ClusterMembersPost) -> Result<Arc<Operation>> {
 }
 
 async fn put(cx: Cx, new: ClusterMemberPut) -> Result<()> {
-    let old = current(&cx).await?;
-    cx.check_etag(&old)?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = current(&cx).await?;
-    cx.check_etag(&old)?;
-    let new = super::patched(&old, &new)?;
-    change(&cx, &old, new).await
-}
-
-async fn current(cx: &Cx) -> Result<ClusterMemberPut> {
-    cx.daemon.must_be_clustered()?;
-    let shown = Shown::load(&cx.daemon).await?;
-    Ok(changeable(&shown.member(&cx.daemon, shown.find(cx.arg(0))?)))
+    change(&cx, Change::Patch(new)).await
 }
 
 const AUTOMATIC: [&str; 3] = ["database", "database-leader", "database-standby"];
@@ -185,16 +187,22 @@ fn assigned(old: &[String], new: &[String]) -> Result<Vec<Role>> {
     by_hand.map(|r| Role::parse(r).map_err(|e| e.context("Update roles"))).collect()
 }
 
-async fn change(cx: &Cx, old: &ClusterMemberPut, new: ClusterMemberPut) -> Result<()> {
-    api::keys::member::check(&new.config)?;
-    let roles = assigned(&old.roles, &new.roles)?;
-    if new.groups.is_empty() {
-        return Err(Error::bad_request("Cluster members need to belong to at least one group"));
-    }
-    let name = cx.arg(0).to_owned();
+async fn change(cx: &Cx, change: Change<ClusterMemberPut>) -> Result<()> {
+    cx.daemon.must_be_clustered()?;
+    let (name, request) = (cx.arg(0).to_owned(), cx.clone());
+    // The roles that nobody assigns are not in the database.
+    let shown = Shown::load(&cx.daemon).await?;
+    let automatic = changeable(&shown.member(&cx.daemon, shown.find(&name)?)).roles;
     cx.daemon
         .write(move |tx| {
             let id = db::members::id(tx, &name)?;
+            let old = now(&db::members::get(tx, id)?, &automatic);
+            let new = change.of(&request, &old)?;
+            api::keys::member::check(&new.config)?;
+            let roles = assigned(&old.roles, &new.roles)?;
+            if new.groups.is_empty() {
+                return Err(Error::bad_request("Cluster members need to belong to at least one group"));
+            }
             db::members::set_roles(tx, id, &roles)?;
             let members = db::members::list(tx)?;
             if members.iter().all(|m| m.roles.contains(&Role::DatabaseClient)) {
@@ -274,11 +282,11 @@ async fn change_state(cx: Cx, body: ClusterMemberStatePost) -> Result<Arc<Operat
     let name = cx.arg(0).to_owned();
     let asked = name.clone();
     cx.daemon.view(move |tx| db::members::by_name(tx, &asked)).await?;
-    let (requestor, change) = (Some(cx.caller.requestor()), Change::parse(&body)?);
+    let (requestor, change) = (Some(cx.caller.requestor()), Ask::parse(&body)?);
     match change {
         _ if name != cx.daemon.name() => change_state_of_absent(&cx, &name, change).await,
-        Change::Evacuate(mode) => plans::evacuate(&cx.daemon, requestor, mode, false).await,
-        Change::Restore { skip } => plans::restore(&cx.daemon, requestor, skip).await,
+        Ask::Evacuate(mode) => plans::evacuate(&cx.daemon, requestor, mode, false).await,
+        Ask::Restore { skip } => plans::restore(&cx.daemon, requestor, skip).await,
     }
 }
 
@@ -287,25 +295,25 @@ async fn plan_state(cx: Cx, body: ClusterMemberStatePost) -> Result<ClusterMembe
     let name = cx.arg(0).to_owned();
     let asked = name.clone();
     cx.daemon.view(move |tx| db::members::by_name(tx, &asked)).await?;
-    match Change::parse(&body)? {
-        Change::Evacuate(mode) if name != cx.daemon.name() => plans::gone::evacuation(&cx.daemon, &name, mode).await,
-        Change::Restore { .. } if name != cx.daemon.name() => Err(offline(&name)),
-        Change::Evacuate(mode) => plans::evacuation(&cx.daemon, mode).await,
-        Change::Restore { skip } => plans::restoration(&cx.daemon, skip).await,
+    match Ask::parse(&body)? {
+        Ask::Evacuate(mode) if name != cx.daemon.name() => plans::gone::evacuation(&cx.daemon, &name, mode).await,
+        Ask::Restore { .. } if name != cx.daemon.name() => Err(offline(&name)),
+        Ask::Evacuate(mode) => plans::evacuation(&cx.daemon, mode).await,
+        Ask::Restore { skip } => plans::restoration(&cx.daemon, skip).await,
     }
 }
 
 /// What the state of a member is to become.
-enum Change {
+enum Ask {
     Evacuate(Option<Mode>),
     Restore { skip: bool },
 }
 
-impl Change {
-    fn parse(body: &ClusterMemberStatePost) -> Result<Change> {
+impl Ask {
+    fn parse(body: &ClusterMemberStatePost) -> Result<Ask> {
         match (body.action.as_str(), body.mode.as_str()) {
-            ("evacuate", mode) => Ok(Change::Evacuate(Mode::parse(mode)?)),
-            ("restore", "" | "skip") => Ok(Change::Restore { skip: body.mode == "skip" }),
+            ("evacuate", mode) => Ok(Ask::Evacuate(Mode::parse(mode)?)),
+            ("restore", "" | "skip") => Ok(Ask::Restore { skip: body.mode == "skip" }),
             ("restore", other) => Err(Error::bad_request(format!("Invalid restore mode \"{other}\""))),
             (other, _) => Err(Error::bad_request(format!("Unknown action \"{other}\""))),
         }
@@ -313,10 +321,10 @@ impl Change {
 }
 
 /// What goes without the member: its instances can be started elsewhere, but nothing can come back to it.
-async fn change_state_of_absent(cx: &Cx, name: &str, change: Change) -> Result<Arc<Operation>> {
+async fn change_state_of_absent(cx: &Cx, name: &str, change: Ask) -> Result<Arc<Operation>> {
     match change {
-        Change::Evacuate(mode) => plans::gone::evacuate(&cx.daemon, name, mode, Some(cx.caller.requestor())).await,
-        Change::Restore { .. } => Err(offline(name)),
+        Ask::Evacuate(mode) => plans::gone::evacuate(&cx.daemon, name, mode, Some(cx.caller.requestor())).await,
+        Ask::Restore { .. } => Err(offline(name)),
     }
 }
 

@@ -49,7 +49,7 @@ use api::{Error, Result};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::edge::Router;
+use crate::edge::{Cx, Router};
 
 /// Registers all handlers.
 pub fn routes(r: &mut Router) {
@@ -95,6 +95,27 @@ pub fn config_of(values: &serde_json::Map<String, Value>) -> Result<Config> {
         Ok((key.clone(), text))
     };
     values.iter().map(text).collect()
+}
+
+/// What a request makes of a thing. It is asked within the transaction that changes the thing: what it is compared or
+/// merged with nobody else can change in between.
+#[derive(Clone)]
+pub enum Change<T> {
+    /// `PUT`: this.
+    Put(T),
+    /// `PATCH`: what it is now, with this merged into it.
+    Patch(Value),
+}
+
+impl<T: Clone + serde::Serialize + serde::de::DeserializeOwned> Change<T> {
+    /// The thing as it is to be, if it is still as the caller believes (`If-Match`).
+    pub fn of(&self, cx: &Cx, now: &T) -> Result<T> {
+        cx.check_etag(now)?;
+        match self {
+            Change::Put(new) => Ok(new.clone()),
+            Change::Patch(patch) => patched(now, patch),
+        }
+    }
 }
 
 /// The thing as it is after a `PATCH`: objects are merged, everything else is replaced; in a configuration an

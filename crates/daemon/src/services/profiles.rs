@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::edge::{Cx, Router};
 use crate::instances::{self, Expander};
-use crate::services::{profile_effects, project_rules};
+use crate::services::{Change, profile_effects, project_rules};
 
 pub fn routes(r: &mut Router) {
     r.list(&api::profile::LIST, list);
@@ -44,23 +44,21 @@ async fn list(cx: Cx, (): ()) -> Result<Vec<Profile>> {
         .await
 }
 
-async fn find(cx: &Cx) -> Result<Profile> {
-    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
-    cx.daemon
-        .view(move |tx| {
-            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
-            shown(tx, db::profiles::get(tx, &holder, &name)?)
-        })
-        .await
-}
-
-fn changeable(p: &Profile) -> ProfilePut {
+fn changeable(p: &db::profiles::Profile) -> ProfilePut {
     ProfilePut { config: p.config.clone(), description: p.description.clone(), devices: p.devices.clone() }
 }
 
 async fn get(cx: Cx, (): ()) -> Result<Profile> {
-    let profile = find(&cx).await?;
-    cx.show_etag(&changeable(&profile));
+    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
+    let (changeable, profile) = cx
+        .daemon
+        .view(move |tx| {
+            let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
+            let profile = db::profiles::get(tx, &holder, &name)?;
+            Ok((changeable(&profile), shown(tx, profile)?))
+        })
+        .await?;
+    cx.show_etag(&changeable);
     Ok(profile)
 }
 
@@ -82,15 +80,11 @@ async fn create(cx: Cx, new: ProfilesPost) -> Result<()> {
 }
 
 async fn put(cx: Cx, new: ProfilePut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = changeable(&find(&cx).await?);
-    cx.check_etag(&old)?;
-    change(&cx, super::patched(&old, &new)?).await
+    change(&cx, Change::Patch(new)).await
 }
 
 /// Checks what instances with the profile would get from it.
@@ -99,14 +93,15 @@ fn check(config: &Config, devices: &Devices) -> Result<()> {
     instances::devices::validate(devices)
 }
 
-async fn change(cx: &Cx, new: ProfilePut) -> Result<()> {
-    check(&new.config, &new.devices)?;
-    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
+async fn change(cx: &Cx, change: Change<ProfilePut>) -> Result<()> {
+    let (project, name, request) = (cx.project().to_owned(), cx.arg(0).to_owned(), cx.clone());
     let old = cx
         .daemon
         .write(move |tx| {
             let holder = db::projects::holder(tx, &project, Feature::Profiles)?;
             let old = db::profiles::get(tx, &holder, &name)?;
+            let new = change.of(&request, &changeable(&old))?;
+            check(&new.config, &new.devices)?;
             db::profiles::update(tx, old.id, &new.description, &new.config, &new.devices)?;
             keeps_roots(tx, &old)?;
             project_rules::check_users_of_profiles(tx, &holder)?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::edge::auth::Trust;
 use crate::edge::{Cx, Router};
 use crate::operations::{Operation, Resources};
-use crate::services::project_rules;
+use crate::services::{Change, project_rules};
 use crate::state::Daemon;
 
 pub fn routes(r: &mut Router) {
@@ -59,13 +59,13 @@ pub async fn by_name(daemon: &Daemon, name: String) -> Result<Project> {
     daemon.view(move |tx| shown(tx, db::projects::get(tx, &name)?)).await
 }
 
-fn changeable(p: &Project) -> ProjectPut {
+fn changeable(p: &db::projects::Project) -> ProjectPut {
     ProjectPut { config: p.config.clone(), description: p.description.clone() }
 }
 
 async fn get(cx: Cx, (): ()) -> Result<Project> {
     let project = find(&cx).await?;
-    cx.show_etag(&changeable(&project));
+    cx.show_etag(&ProjectPut { config: project.config.clone(), description: project.description.clone() });
     Ok(project)
 }
 
@@ -100,16 +100,11 @@ async fn create(cx: Cx, mut new: ProjectsPost) -> Result<()> {
 }
 
 async fn put(cx: Cx, new: ProjectPut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    let new = super::patched(&changeable(&old), &new)?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Patch(new)).await
 }
 
 /// Refuses groups that are not there.
@@ -120,8 +115,27 @@ fn must_be_groups(tx: &Tx<'_>, config: &Config) -> Result<()> {
     })
 }
 
-async fn change(cx: &Cx, old: &Project, mut new: ProjectPut) -> Result<()> {
-    new.config.retain(|_, value| !value.is_empty());
+async fn change(cx: &Cx, change: Change<ProjectPut>) -> Result<()> {
+    let (request, name) = (cx.clone(), find(cx).await?.name);
+    let url = format!("/1.0/projects/{name}");
+    cx.daemon
+        .write(move |tx| {
+            let old = db::projects::get(tx, &name)?;
+            let mut new = change.of(&request, &changeable(&old))?;
+            new.config.retain(|_, value| !value.is_empty());
+            check(tx, &old, &new)?;
+            must_be_groups(tx, &new.config)?;
+            db::projects::update(tx, old.id, &new.description, &new.config)?;
+            // What is there already is not left outside of the rules.
+            project_rules::check(tx, &name)
+        })
+        .await?;
+    cx.daemon.tell("project-updated", url, &cx.caller);
+    Ok(())
+}
+
+/// Refuses what a project can't become.
+fn check(tx: &Tx<'_>, old: &db::projects::Project, new: &ProjectPut) -> Result<()> {
     api::keys::project::check(&new.config)?;
     let feature = |k: &String| k.starts_with("features.");
     let changed = new
@@ -130,28 +144,18 @@ async fn change(cx: &Cx, old: &Project, mut new: ProjectPut) -> Result<()> {
         .chain(old.config.keys())
         .filter(|k| feature(k))
         .find(|k| new.config.get(*k).map_or("", String::as_str) != old.config.get(*k).map_or("", String::as_str));
-    // A project with nothing but its own default profile counts as empty.
-    let used = old.used_by.iter().any(|u| !u.starts_with("/1.0/profiles/default"));
     if let Some(key) = changed {
         if old.name == "default" {
             return Err(Error::bad_request("You can't change the features of the default project"));
         }
-        if used {
+        // A project with nothing but its own default profile counts as empty.
+        let users = db::used_by::project(tx, &old.name)?;
+        if users.iter().any(|u| !u.starts_with("/1.0/profiles/default")) {
             return Err(Error::bad_request(format!(
                 "Project feature \"{key}\" cannot be changed on non-empty projects"
             )));
         }
     }
-    let name = old.name.clone();
-    cx.daemon
-        .write(move |tx| {
-            must_be_groups(tx, &new.config)?;
-            db::projects::update(tx, db::projects::id(tx, &name)?, &new.description, &new.config)?;
-            // What is there already is not left outside of the rules.
-            project_rules::check(tx, &name)
-        })
-        .await?;
-    cx.daemon.tell("project-updated", format!("/1.0/projects/{}", old.name), &cx.caller);
     Ok(())
 }
 

@@ -78,6 +78,7 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
     let daemon = &cx.daemon;
     let differs = |(key, value): &(String, String)| old.get(key).map_or("", String::as_str) != value;
     let changes: Vec<(String, String)> = changes.into_iter().filter(differs).collect();
+    let before = daemon.local.config()?;
     let (mut local, mut global) = (Config::new(), Config::new());
     for (key, value) in changes {
         api::key::check(SERVER, &key, &value)?;
@@ -99,7 +100,14 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
         change_local(daemon, &local).await?;
     }
     if !global.is_empty() {
-        daemon.write(move |tx| db::config::patch(tx, &global)).await?;
+        let (request, own) = (cx.clone(), before);
+        let written = daemon.write(move |tx| {
+            let mut now = db::config::get(tx)?;
+            now.extend(own.clone());
+            request.check_etag(&now)?;
+            db::config::patch(tx, &global)
+        });
+        written.await?;
     }
     cx.daemon.tell("config-updated", "/1.0".into(), &cx.caller);
     Ok(())

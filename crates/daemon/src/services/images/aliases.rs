@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{found, trusted};
 use crate::edge::{Cx, Router};
 use crate::events;
+use crate::services::Change;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::image::ALIASES, list);
@@ -86,24 +87,25 @@ async fn create(cx: Cx, new: ImageAliasesPost) -> Result<()> {
 }
 
 async fn put(cx: Cx, new: ImageAliasesEntryPut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, old, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    let new = super::super::patched(&changeable(&old), &new)?;
-    change(&cx, old, new).await
+    change(&cx, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, old: db::aliases::Alias, new: ImageAliasesEntryPut) -> Result<()> {
-    if new.target.is_empty() {
-        return Err(Error::bad_request("The target field is required"));
-    }
-    let name = old.name.clone();
-    cx.daemon.write(move |tx| db::aliases::update(tx, &old.project, old.id, &new.target, &new.description)).await?;
+async fn change(cx: &Cx, change: Change<ImageAliasesEntryPut>) -> Result<()> {
+    let (found, request) = (find(cx).await?, cx.clone());
+    let name = found.name.clone();
+    let written = cx.daemon.write(move |tx| {
+        let old = db::aliases::get(tx, &found.project, &found.name)?;
+        let new = change.of(&request, &changeable(&old))?;
+        if new.target.is_empty() {
+            return Err(Error::bad_request("The target field is required"));
+        }
+        db::aliases::update(tx, &old.project, old.id, &new.target, &new.description)
+    });
+    written.await?;
     tell(cx, "image-alias-updated", &name);
     Ok(())
 }

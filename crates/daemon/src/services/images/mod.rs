@@ -25,7 +25,7 @@ use db::projects::{Feature, holder};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::never;
+use super::{Change, never};
 use crate::edge::auth::may;
 use crate::edge::{Cx, Router};
 use crate::events;
@@ -157,30 +157,32 @@ async fn get(cx: Cx, (): ()) -> Result<Image> {
 }
 
 async fn put(cx: Cx, new: ImagePut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, mut new: Value) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
     if let Some(fields) = new.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
-    change(&cx, &old, super::patched(&changeable(&old), &new)?).await
+    change(&cx, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, old: &db::images::Image, new: ImagePut) -> Result<()> {
-    let (id, fingerprint) = (old.id, old.image.fingerprint.clone());
-    let changes = Changes {
-        public: new.public,
-        auto_update: new.auto_update,
-        expires: moment(new.expires_at),
-        properties: new.properties,
-        profiles: new.profiles.unwrap_or_else(|| old.image.changeable.profiles.clone()),
-    };
-    cx.daemon.write(move |tx| db::images::update(tx, id, &changes)).await?;
+async fn change(cx: &Cx, change: Change<ImagePut>) -> Result<()> {
+    let (found, request) = (find(cx).await?.image, cx.clone());
+    let fingerprint = found.fingerprint.clone();
+    let written = cx.daemon.write(move |tx| {
+        let old = db::images::get(tx, &found.project, &found.fingerprint)?;
+        let new = change.of(&request, &changeable(&old))?;
+        let changes = Changes {
+            public: new.public,
+            auto_update: new.auto_update,
+            expires: moment(new.expires_at),
+            properties: new.properties,
+            profiles: new.profiles.unwrap_or(old.image.changeable.profiles),
+        };
+        db::images::update(tx, old.id, &changes)
+    });
+    written.await?;
     tell(cx, "image-updated", &fingerprint, []);
     Ok(())
 }

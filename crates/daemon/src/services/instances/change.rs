@@ -16,7 +16,7 @@ use crate::edge::Cx;
 use crate::instances::start::Limits;
 use crate::instances::{self, Expander, Loaded, devices};
 use crate::operations::Operation;
-use crate::services::{patched, project_rules};
+use crate::services::{Change, project_rules};
 use crate::state::Daemon;
 
 /// `PUT /1.0/instances/{name}`.
@@ -28,24 +28,24 @@ pub async fn put(cx: Cx, new: InstancePut) -> Result<Arc<Operation>> {
     cx.check_etag(&changeable(&l))?;
     let daemon = cx.daemon.clone();
     let operation = super::operation(&daemon, "Updating instance", &l);
-    Ok(daemon.clone().run(operation, move |_| async move { update(&cx, l.row.id, new).await }))
+    Ok(daemon.clone().run(operation, move |_| async move { update(&cx, l.row.id, Change::Put(new)).await }))
 }
 
 /// `PATCH /1.0/instances/{name}`.
 pub async fn patch(cx: Cx, new: Value) -> Result<()> {
     let l = find_here(&cx).await?;
-    let old = changeable(&l);
-    cx.check_etag(&old)?;
-    let mut new = patched(&old, &new)?;
-    // Whole devices are replaced, and an empty one is removed.
-    new.devices.retain(|_, config| !config.is_empty());
-    update(&cx, l.row.id, new).await
+    update(&cx, l.row.id, Change::Patch(new)).await
 }
 
-async fn update(cx: &Cx, id: i64, new: InstancePut) -> Result<()> {
+async fn update(cx: &Cx, id: i64, change: Change<InstancePut>) -> Result<()> {
     let daemon = &cx.daemon;
     let _busy = instances::lock(daemon, id).await;
     let old = instances::here(daemon, id).await?;
+    let mut new = change.of(cx, &changeable(&old))?;
+    if matches!(change, Change::Patch(_)) {
+        // Whole devices are replaced, and an empty one is removed.
+        new.devices.retain(|_, config| !config.is_empty());
+    }
     project_rules::check_notes(cx, &old.row.config, &new.config).await?;
     apply(daemon, &old, new).await?;
     old.lifecycle(daemon, "instance-updated", Some(cx.caller.requestor()));

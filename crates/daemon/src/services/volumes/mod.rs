@@ -25,7 +25,7 @@ use db::volumes::{Filter, Volume as Row, VolumeType};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{never, patched, pools};
+use super::{Change, never, pools};
 use crate::edge::auth::{check, may};
 use crate::edge::{Cx, Router};
 use crate::operations::Resources;
@@ -193,28 +193,29 @@ async fn get(cx: Cx, (): ()) -> Result<StorageVolume> {
 
 async fn put(cx: Cx, new: StorageVolumePut) -> Result<()> {
     let row = custom_here(&cx).await?;
-    cx.check_etag(&changeable(&row))?;
     if new.restore.is_empty() {
-        return change(&cx, &row, new).await;
+        return change(&cx, &row, Change::Put(new)).await;
     }
+    cx.check_etag(&changeable(&row))?;
     snapshots::restore(&cx, &row, &new.restore).await?;
     // Who only restores sends no configuration.
-    if new.config.is_empty() { Ok(()) } else { change(&cx, &row, new).await }
+    if new.config.is_empty() { Ok(()) } else { change(&cx, &row, Change::Put(new)).await }
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
     let row = custom_here(&cx).await?;
-    cx.check_etag(&changeable(&row))?;
-    change(&cx, &row, patched(&changeable(&row), &new)?).await
+    change(&cx, &row, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, row: &Row, new: StorageVolumePut) -> Result<()> {
-    api::keys::volume::check(&row.name, &new.config)?;
-    let id = row.id;
+async fn change(cx: &Cx, row: &Row, change: Change<StorageVolumePut>) -> Result<()> {
+    let (id, request) = (row.id, cx.clone());
     cx.daemon
         .write(move |tx| {
-            let mut config = new.config.clone();
-            let unfinished = db::volumes::by_id(tx, id)?.config.remove(files::UNFINISHED);
+            let mut old = db::volumes::by_id(tx, id)?;
+            let new = change.of(&request, &changeable(&old))?;
+            api::keys::volume::check(&old.name, &new.config)?;
+            let mut config = new.config;
+            let unfinished = old.config.remove(files::UNFINISHED);
             config.remove(files::UNFINISHED);
             config.extend(unfinished.map(|u| (files::UNFINISHED.to_owned(), u)));
             db::volumes::update(tx, id, &new.description, &config)

@@ -21,7 +21,7 @@ use super::{asked, custom_here, moment, path, resources, tell, visible};
 use crate::blocking;
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
-use crate::services::{never, patched, pools, project_rules};
+use crate::services::{Change, never, pools, project_rules};
 use crate::state::Daemon;
 
 /// How often expired snapshots are looked for.
@@ -89,22 +89,24 @@ async fn get(cx: Cx, (): ()) -> Result<StorageVolumeSnapshot> {
 
 async fn put(cx: Cx, new: StorageVolumeSnapshotPut) -> Result<()> {
     custom_here(&cx).await?;
-    let (row, snapshot) = find(&cx).await?;
-    cx.check_etag(&changeable(&snapshot))?;
-    change(&cx, &row, &snapshot, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
     custom_here(&cx).await?;
-    let (row, snapshot) = find(&cx).await?;
-    cx.check_etag(&changeable(&snapshot))?;
-    change(&cx, &row, &snapshot, patched(&changeable(&snapshot), &new)?).await
+    change(&cx, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, row: &Row, snapshot: &VolumeSnapshot, new: StorageVolumeSnapshotPut) -> Result<()> {
-    let (id, expires) = (snapshot.id, new.expires_at.and_then(moment));
-    cx.daemon.write(move |tx| volume_snapshots::update(tx, id, &new.description, expires)).await?;
-    tell(cx, "storage-volume-snapshot-updated", row, Some(&snapshot.name), []);
+async fn change(cx: &Cx, change: Change<StorageVolumeSnapshotPut>) -> Result<()> {
+    let ((row, snapshot), request) = (find(cx).await?, cx.clone());
+    let (volume, name) = (row.id, snapshot.name.clone());
+    let written = cx.daemon.write(move |tx| {
+        let old = volume_snapshots::get(tx, volume, &name)?;
+        let new = change.of(&request, &changeable(&old))?;
+        volume_snapshots::update(tx, old.id, &new.description, new.expires_at.and_then(moment))
+    });
+    written.await?;
+    tell(cx, "storage-volume-snapshot-updated", &row, Some(&snapshot.name), []);
     Ok(())
 }
 
