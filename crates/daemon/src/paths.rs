@@ -59,6 +59,8 @@ paths! {
     guard = "guard.socket";
     /// Tells that a join has not ended yet.
     joining = "database/joining";
+    /// Tells that a join was undone and the cluster does not know that yet.
+    joining_undone = "database/joining.undone";
 }
 
 impl Paths {

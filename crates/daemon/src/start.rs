@@ -35,7 +35,7 @@ const VOTE: Duration = Duration::from_secs(5);
 pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     let paths = Paths::from_env();
     paths.create().context(format!("Making the folders in {}", paths.root().display()))?;
-    join::undo_unfinished(&paths)?;
+    join::unfinished::at_start(&paths)?;
     backup::restore::finish(&paths)?;
     services::images::store::remove_torn(&paths.images());
     let local = Local::open(&paths.local_db(), Timestamp::now())?;
@@ -104,6 +104,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
         tracing::warn!("no majority of the database's voters can be reached: serving what needs none");
         removed::look_at_start(daemon).await;
     }
+    join::unfinished::clear(daemon).await;
     services::pools::start(daemon).await?;
     services::networks::start(daemon).await?;
     instances::boot::end_strays(daemon).await?;
@@ -111,6 +112,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     leases::give_back_stale(daemon).await;
     services::volumes::recover::start(daemon).await?;
     daemon.ready.send_replace(true);
+    tokio::spawn(join::unfinished::end(daemon.clone()));
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(moved::write_down(daemon.clone()));
     tokio::spawn(removed::watch(daemon.clone()));
@@ -197,7 +199,7 @@ async fn follow(daemon: Arc<Daemon>) {
 }
 
 /// Writes down what a start without a majority needs: where the members are, and whom to trust as one.
-fn keep_for_start(daemon: &Daemon) -> Result<()> {
+pub fn keep_for_start(daemon: &Daemon) -> Result<()> {
     if !daemon.clustered() {
         return Ok(());
     }

@@ -2,9 +2,10 @@
 //!
 //! The joining server does the work; the cluster holds a pending row for it. Until the very last transaction, in
 //! which that row becomes a member, everything can be undone: the server keeps its own database aside, and the
-//! cluster forgets the row and gives the token back. A crash is undone at the next start, and by the leader.
+//! cluster forgets the row and gives the token back. A crash is undone or made up for at the next start ([`unfinished`]).
 
 pub mod preflight;
+pub mod unfinished;
 
 use std::fs;
 use std::sync::Arc;
@@ -17,14 +18,16 @@ use api::{Error, Kind, Result};
 use client::Remote;
 use client::tls::{Identity, client_config, fingerprint};
 use db::Tx;
-use db::members::{Event, NewMember, State};
+use db::members::{NewMember, State};
 use db::value::Architecture;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::edge::auth::Caller;
 use crate::join::preflight::{Faults, Found};
+use crate::join::unfinished::Note;
 use crate::paths::Paths;
+use crate::plans::point;
 use crate::services::removal;
 use crate::state::Daemon;
 use crate::{certs, start, versions};
@@ -154,14 +157,25 @@ pub async fn join(daemon: &Arc<Daemon>, put: &ClusterPut) -> Result<()> {
         }
     };
     let accepted: Accepted = serde_json::from_value(answer).map_err(unreadable)?;
-    let joiner = Joiner { raft_id: accepted.raft_id, token: put.cluster_token.clone() };
-    let joined = enter(daemon, &door, &accepted, &joiner, put).await;
-    if let Err(e) = joined {
-        leave_again(daemon, &door, &joiner).await;
+    let cluster = Identity { certificate: accepted.cluster_certificate.clone(), key: String::new() };
+    let note = Note {
+        old: daemon.local.raft_id()?.unwrap_or(1),
+        joiner: Joiner { raft_id: accepted.raft_id, token: put.cluster_token.clone() },
+        doors: accepted.members.iter().map(|(_, _, address)| address.clone()).collect(),
+        pin: cluster.fingerprint()?,
+        pools: Vec::new(),
+        last: false,
+    };
+    note.write(&daemon.paths)?;
+    let joined = async {
+        enter(daemon, &door, &accepted, &note, put).await?;
+        Note { last: true, ..note.clone() }.write(&daemon.paths)?;
+        unfinished::become_member(daemon).await
+    };
+    if let Err(e) = joined.await {
+        leave_again(daemon, &note).await;
         return Err(e);
     }
-    fs::remove_file(daemon.paths.joining())?;
-    let _ = fs::remove_dir_all(daemon.paths.global_before());
     Ok(())
 }
 
@@ -213,7 +227,7 @@ async fn listen_on(daemon: &Arc<Daemon>, address: &str) -> Result<()> {
     start::listen_again(daemon).await
 }
 
-fn in_json(request: &Accept) -> Result<serde_json::Value> {
+fn in_json(request: &impl Serialize) -> Result<serde_json::Value> {
     serde_json::to_value(request).map_err(|e| Error::internal(e.to_string()))
 }
 
@@ -291,20 +305,13 @@ async fn knock(
 }
 
 /// Takes the cluster's database in the place of the own one and becomes a member.
-async fn enter(
-    daemon: &Arc<Daemon>,
-    door: &Remote,
-    accepted: &Accepted,
-    joiner: &Joiner,
-    put: &ClusterPut,
-) -> Result<()> {
-    crate::plans::point::pass(daemon, "join:accepted").await;
+async fn enter(daemon: &Arc<Daemon>, door: &Remote, accepted: &Accepted, note: &Note, put: &ClusterPut) -> Result<()> {
+    point::pass(daemon, "join:accepted").await;
     let paths = &daemon.paths;
-    let old = daemon.local.raft_id()?.unwrap_or(1);
-    fs::write(paths.joining(), serde_json::to_vec(&(old, joiner)).unwrap_or_default()).context("Noting the join")?;
     daemon.db().shutdown().await?;
     let _ = fs::remove_dir_all(paths.global_before());
     fs::rename(paths.global(), paths.global_before()).context("Setting the own database aside")?;
+    point::pass(daemon, "join:aside").await;
     let cluster = Identity { certificate: accepted.cluster_certificate.clone(), key: accepted.cluster_key.clone() };
     certs::write_cluster(paths, &cluster)?;
     daemon.set_cluster_identity(Some(cluster))?;
@@ -317,21 +324,18 @@ async fn enter(
     daemon.local.replace_trusted_servers(&servers.collect::<Vec<_>>())?;
     daemon.learn_addresses(accepted.members.iter().map(|(id, _, address)| (*id, address.clone())));
     take(daemon, accepted.raft_id).await?;
-    let request = serde_json::to_value(joiner).map_err(|e| Error::internal(e.to_string()))?;
-    door.json("POST", "/internal/cluster/connect", Some(&request)).await?;
+    door.json("POST", "/internal/cluster/connect", Some(&in_json(&note.joiner)?)).await?;
+    point::pass(daemon, "join:connected").await;
     catch_up(daemon, accepted.raft_id).await?;
+    let pools = crate::services::pools::on_joiner(daemon, &put.member_config).await?;
+    Note { pools, ..note.clone() }.write(paths)?;
     daemon.refresh().await?;
+    start::keep_for_start(daemon)?;
+    point::pass(daemon, "join:caught-up").await;
     let own = daemon.own_row().ok_or_else(|| Error::internal("The cluster's database does not know this member"))?;
     crate::services::cluster::create_local(daemon, &own, &put.member_config).await?;
-    let id = own.id;
-    let now = Timestamp::now();
-    daemon
-        .write(move |tx| {
-            // The others have not heard of it yet; until they do, this is what they go by.
-            db::members::set_heartbeats(tx, &[(id, now)])?;
-            db::members::advance(tx, id, Event::Joined).map(drop)
-        })
-        .await
+    point::pass(daemon, "join:made").await;
+    Ok(())
 }
 
 /// Opens the database as the member `raft_id` and uses it from now on.
@@ -358,46 +362,29 @@ async fn catch_up(daemon: &Daemon, raft_id: u64) -> Result<()> {
 }
 
 /// Undoes a join that failed, on both sides.
-async fn leave_again(daemon: &Arc<Daemon>, door: &Remote, joiner: &Joiner) {
-    if let Ok(request) = serde_json::to_value(joiner) {
-        let aborted = door.json("POST", "/internal/cluster/abort", Some(&request)).await;
-        tracing::info!("the cluster was told that the join failed: {}", aborted.is_ok());
-    }
+async fn leave_again(daemon: &Arc<Daemon>, note: &Note) {
+    let told = unfinished::told(daemon, note).await;
     let back = async {
         let _no_networks = crate::services::networks::forget_all(daemon).await;
         if let Err(e) = crate::services::pools::forget_all(daemon).await {
             tracing::debug!("no storage pools of the cluster to remove: {e}");
         }
         daemon.db().shutdown().await?;
-        undo_unfinished(&daemon.paths)?;
-        daemon.local.forget_cluster()?;
+        unfinished::undo(&daemon.paths)?;
         daemon.set_cluster_identity(None)?;
-        let old = daemon.local.raft_id()?.unwrap_or(1);
-        daemon.local.set_raft_id(old)?;
-        take(daemon, old).await?;
+        take(daemon, note.old).await?;
         daemon.db().wait_for(|s| s.leads()).await?;
         daemon.refresh().await
     };
     if let Err(e) = back.await {
         tracing::error!("going back to a server without a cluster: {e}; a restart does it");
     }
-}
-
-/// Puts the own database back in its place if a join was interrupted. The leader forgets the pending member.
-pub fn undo_unfinished(paths: &Paths) -> Result<()> {
-    if !paths.joining().exists() {
-        return Ok(());
+    if told {
+        let _ = fs::remove_file(daemon.paths.joining_undone());
+    } else {
+        let daemon = daemon.clone();
+        tokio::spawn(async move { unfinished::tell(&daemon).await });
     }
-    if paths.global_before().exists() {
-        let _ = fs::remove_dir_all(paths.global());
-        fs::rename(paths.global_before(), paths.global()).context("Putting the own database back")?;
-    }
-    certs::forget_cluster(paths);
-    let noted: Option<(u64, Joiner)> = fs::read(paths.joining()).ok().and_then(|t| serde_json::from_slice(&t).ok());
-    let local = db::local::Local::open(&paths.local_db(), Timestamp::now())?;
-    local.forget_cluster()?;
-    local.set_raft_id(noted.map_or(1, |(old, _)| old))?;
-    fs::remove_file(paths.joining()).context("Forgetting the join")
 }
 
 // ---- on the cluster's side ---------------------------------------------------------------------------------
@@ -424,6 +411,12 @@ pub async fn accept(daemon: &Arc<Daemon>, caller: &Caller, request: Accept) -> R
                 }
                 None => (invited(tx, &shown)?, None),
             };
+            // A join of before that was never ended: whoever has a token for the name comes in its place.
+            if let Some(before) = db::members::find(tx, &name)?.filter(|m| m.state == State::Pending) {
+                db::members::retire_raft_id(tx, before.id)?;
+                db::certificates::delete_server(tx, &name)?;
+                db::members::delete(tx, before.id, now)?;
+            }
             let new = NewMember {
                 name: name.clone(),
                 address: request.address.clone(),
@@ -530,15 +523,18 @@ pub async fn abort(daemon: &Arc<Daemon>, joiner: &Joiner) -> Result<()> {
 /// This member was removed: it becomes a server of its own again, with nothing on it. A crash is made up for at the
 /// next start.
 pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
+    point::pass(daemon, "reset:begun").await;
     crate::instances::boot::shut_down(daemon).await;
     let _no_networks = crate::services::networks::forget_all(daemon).await;
     if let Err(e) = crate::services::pools::forget_all(daemon).await {
         tracing::warn!("removing the storage pools of the cluster: {e}");
     }
     fs::write(daemon.paths.leaving(), "").context("Noting that the cluster is left")?;
+    point::pass(daemon, "reset:noted").await;
     daemon.db().shutdown().await?;
     end_leaving(&daemon.paths, &daemon.local)?;
     daemon.set_cluster_identity(None)?;
+    point::pass(daemon, "reset:left").await;
     let (dialler, db, health) = start::open(&daemon.paths, 1).await?;
     dialler.belongs_to(daemon);
     db.bootstrap().await?;

@@ -19,6 +19,7 @@ use drivers::storage::shared::Shared;
 use drivers::storage::{BACKENDS, Driver, is_remote};
 use serde_json::Value;
 
+use super::Change;
 use super::placed::{status, wait_for_others, whose};
 use crate::blocking;
 use crate::edge::{Cx, Router};
@@ -44,12 +45,17 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::storage::RESOURCES, resources);
 }
 
-fn shown(tx: &Tx<'_>, pool: Pool, member: Option<i64>, clustered: bool) -> Result<StoragePool> {
+/// The configuration of a pool with that of its place on a member.
+fn config_on(pool: &Pool, member: Option<i64>) -> Config {
     let own = member.and_then(|id| pool.members.iter().find(|p| p.member_id == id));
     let mut config = pool.config.clone();
     config.extend(own.map(|p| p.config.clone()).unwrap_or_default());
+    config
+}
+
+fn shown(tx: &Tx<'_>, pool: Pool, member: Option<i64>, clustered: bool) -> Result<StoragePool> {
     Ok(StoragePool {
-        config,
+        config: config_on(&pool, member),
         used_by: db::used_by::pool(tx, pool.id, None)?,
         status: status(pool.state).into(),
         locations: pool.members.iter().map(|p| p.member.clone()).filter(|_| clustered || member.is_some()).collect(),
@@ -310,9 +316,7 @@ pub async fn define_on_joiner(daemon: &Arc<Daemon>, own: &Member, answers: &[Mem
     daemon
         .write(move |tx| {
             for pool in db::pools::list(tx)?.into_iter().filter(|p| p.members.iter().all(|m| m.member_id != id)) {
-                let of_pool =
-                    |k: &&MemberConfigKey| k.entity == "storage-pool" && k.name == pool.name && !k.value.is_empty();
-                let config: Config = answers.iter().filter(of_pool).map(|k| (k.key.clone(), k.value.clone())).collect();
+                let config = answered(&answers, &pool.name);
                 check(&config, &pool.driver)?;
                 db::pools::define_on(tx, pool.id, id, Progress::Pending, &config)?;
             }
@@ -356,29 +360,29 @@ pub async fn forget_all(daemon: &Arc<Daemon>) -> Result<()> {
 }
 
 async fn put(cx: Cx, new: StoragePoolPut) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Put(new)).await
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = find(&cx).await?;
-    cx.check_etag(&changeable(&old))?;
-    let new = super::patched(&changeable(&old), &new)?;
-    change(&cx, &old, new).await
+    change(&cx, Change::Patch(new)).await
 }
 
-async fn change(cx: &Cx, old: &StoragePool, new: StoragePoolPut) -> Result<()> {
-    check(&new.config, &old.driver)?;
-    if new.config.get("source") != old.config.get("source") {
-        return Err(Error::bad_request("The source of a storage pool can't be changed"));
-    }
-    let name = old.name.clone();
-    let driver = &old.driver;
-    let mut shared: Config = new.config.into_iter().filter(|(k, _)| !is_members_own(driver, k)).collect();
-    shared.extend(old.config.get(MARK).map(|id| (MARK.to_owned(), id.clone())));
-    cx.daemon.write(move |tx| db::pools::update(tx, db::pools::id(tx, &name)?, &new.description, &shared)).await?;
-    cx.daemon.tell("storage-pool-updated", format!("/1.0/storage-pools/{}", old.name), &cx.caller);
+async fn change(cx: &Cx, change: Change<StoragePoolPut>) -> Result<()> {
+    let (name, member, request) = (cx.arg(0).to_owned(), whose(cx).await?, cx.clone());
+    let written = cx.daemon.write(move |tx| {
+        let pool = db::pools::get(tx, &name)?;
+        let old = StoragePoolPut { config: config_on(&pool, member), description: pool.description.clone() };
+        let new = change.of(&request, &old)?;
+        check(&new.config, &pool.driver)?;
+        if new.config.get("source") != old.config.get("source") {
+            return Err(Error::bad_request("The source of a storage pool can't be changed"));
+        }
+        let mut shared: Config = new.config.into_iter().filter(|(k, _)| !is_members_own(&pool.driver, k)).collect();
+        shared.extend(old.config.get(MARK).map(|id| (MARK.to_owned(), id.clone())));
+        db::pools::update(tx, pool.id, &new.description, &shared)
+    });
+    written.await?;
+    cx.daemon.tell("storage-pool-updated", format!("/1.0/storage-pools/{}", cx.arg(0)), &cx.caller);
     Ok(())
 }
 
@@ -428,6 +432,23 @@ async fn delete(cx: Cx, (): ()) -> Result<()> {
     }
     daemon.tell("storage-pool-deleted", format!("/1.0/storage-pools/{}", pool.name), &cx.caller);
     Ok(())
+}
+
+/// What was answered about the place of a pool on a member that joins.
+fn answered(answers: &[MemberConfigKey], pool: &str) -> Config {
+    let of_pool = |k: &&MemberConfigKey| k.entity == "storage-pool" && k.name == pool && !k.value.is_empty();
+    answers.iter().filter(of_pool).map(|k| (k.key.clone(), k.value.clone())).collect()
+}
+
+/// Driver, name and configuration of the pools as a member that joins will have them.
+pub async fn on_joiner(daemon: &Daemon, answers: &[MemberConfigKey]) -> Result<Vec<(String, String, Config)>> {
+    let pools = daemon.db().peek(db::pools::list).await?.into_iter();
+    let with_answers = |pool: Pool| {
+        let mut config = pool.config;
+        config.extend(answered(answers, &pool.name));
+        (pool.driver, pool.name, config)
+    };
+    Ok(pools.map(with_answers).collect())
 }
 
 /// Another member has deleted a pool: its place here goes, too.
