@@ -16,12 +16,28 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+
+/// A server that has sent nothing for so long is asked whether it is still there, so often, and so many times.
+const SILENCE: Duration = Duration::from_secs(5);
+const ASK: (Duration, u32) = (Duration::from_secs(3), 3);
+/// What it does not confirm to have got within this time, in milliseconds, it will not get.
+const CONFIRM: u32 = 60_000;
+
+/// Lets the connection break when the machine at its other end is gone: one that has lost its power does not hang up.
+fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE)?;
+    sockopt::set_tcp_keepintvl(stream, ASK.0)?;
+    sockopt::set_tcp_keepcnt(stream, ASK.1)?;
+    Ok(sockopt::set_tcp_user_timeout(stream, CONFIRM)?)
+}
 
 /// The body of a request.
 pub type Body = BoxBody<Bytes, std::io::Error>;
@@ -99,6 +115,7 @@ impl Remote {
             Way::Tls { address, config } => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                notice_silence(&stream)?;
                 // The certificate is pinned: the name serves no purpose but to be there.
                 let name = ServerName::try_from("incus").map_err(std::io::Error::other)?;
                 Box::new(tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?)

@@ -12,7 +12,7 @@ use scriptlet::Failure;
 
 use super::Loaded;
 use super::scripted::{self, ToPlace};
-use crate::state::Daemon;
+use crate::state::{Daemon, Snapshot};
 use crate::versions::Compared;
 
 /// Instances that this member has placed and that are not in the database yet, by member.
@@ -46,8 +46,8 @@ pub fn architectures(member: &Member) -> Vec<String> {
 
 /// All members as candidates, with the instances that they hold or are about to.
 pub async fn candidates(daemon: &Arc<Daemon>) -> Result<Vec<Candidate>> {
-    let counts = daemon.view(db::instances::counts).await?;
-    let snapshot = daemon.snapshot();
+    // What is kept in memory may lack what another member was told a moment ago.
+    let (counts, snapshot) = daemon.view(|tx| Ok((db::instances::counts(tx)?, Snapshot::load(tx)?))).await?;
     let (health, now) = (daemon.health(), jiff::Timestamp::now());
     let compared = Compared::new(daemon, &snapshot);
     let placing = daemon.placing.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use db::plans::State;
 use drivers::storage::{self, Volume};
 use tokio_util::sync::CancellationToken;
 
-use super::{gate, point};
+use super::{gate, lock, point};
 use crate::blocking;
 use crate::edge::Cx;
 use crate::instances::{self, start, stop};
@@ -100,6 +100,7 @@ async fn perform(daemon: Arc<Daemon>, task: InstanceTask) -> Result<InstanceFact
             let source = (!address.is_empty()).then_some(address.as_str());
             let _inside = daemon.plans.gate.enter(width).await;
             let stop = daemon.plans.fetching(task.instance);
+            remember(&daemon, &task, &volume);
             must_go_on(&daemon, &task.plan).await?;
             fetch(&daemon, task.instance, source, (pool, &from), (&task.pool, &volume), stop).await?;
         }
@@ -202,10 +203,60 @@ async fn fetch(
     done
 }
 
+/// What was fetched, for which plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    plan: String,
+    instance: i64,
+}
+
+/// Notes that the files come here because of a plan. The newest plan counts.
+fn remember(daemon: &Daemon, task: &InstanceTask, volume: &Volume) {
+    let fetched = Fetched { plan: task.plan.clone(), instance: task.instance };
+    lock(&daemon.plans.fetched).insert((task.pool.clone(), volume.clone()), fetched);
+}
+
+/// Removes what came here for plans that have ended, if it does not belong here then: whoever carried the plan out could
+/// not reach this member any more, and has done without it.
+pub async fn tidy(daemon: &Arc<Daemon>) {
+    let all = lock(&daemon.plans.fetched).clone();
+    for ((pool, volume), fetched) in all {
+        if let Err(e) = tidy_one(daemon, &pool, &volume, &fetched).await {
+            tracing::debug!("looking whether {} belongs here: {e}", volume.name);
+        }
+    }
+}
+
+async fn tidy_one(daemon: &Arc<Daemon>, pool: &str, volume: &Volume, fetched: &Fetched) -> Result<()> {
+    let plan = fetched.plan.clone();
+    match daemon.db().read(move |tx| db::plans::get(tx, &plan)).await {
+        Ok(plan) if !plan.state.ended() => return Ok(()),
+        Err(e) if e.kind != Kind::NotFound => return Err(e),
+        _ => {}
+    }
+    daemon.plans.stop_fetching(fetched.instance);
+    let _lock = volumes::lock(daemon, pool, volume).await?;
+    let key = (pool.to_owned(), volume.clone());
+    // Another plan may have brought it since: that notes it before it waits for the lock.
+    if lock(&daemon.plans.fetched).get(&key) != Some(fetched) {
+        return Ok(());
+    }
+    match remove_locked(daemon, fetched.instance, pool, volume).await {
+        Err(e) if e.kind != Kind::Conflict => return Err(e),
+        _ => {}
+    }
+    lock(&daemon.plans.fetched).remove(&key);
+    Ok(())
+}
+
 /// Removes files that no row gives to this member or to all, and what is left of the container beside them.
 async fn remove(daemon: &Arc<Daemon>, id: i64, pool: &str, volume: &Volume) -> Result<()> {
     daemon.plans.stop_fetching(id);
     let _lock = volumes::lock(daemon, pool, volume).await?;
+    remove_locked(daemon, id, pool, volume).await
+}
+
+async fn remove_locked(daemon: &Arc<Daemon>, id: i64, pool: &str, volume: &Volume) -> Result<()> {
     let owned = volumes::owned(daemon, pool, volume).await?;
     let driver = pools::open(daemon, pool).await?;
     // What all members reach stays where it is while its instance goes from one to the other.

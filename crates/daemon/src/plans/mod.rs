@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use api::Result;
 use db::Tx;
 use db::plans::{Kind, NewPlan, Plan};
+use drivers::storage::Volume;
 use drivers::storage::lease::Watch;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,7 @@ pub struct Plans {
     /// When each unfinished plan was first seen here, by UUID.
     seen: Mutex<HashMap<String, Instant>>,
     fetching: Mutex<HashMap<i64, CancellationToken>>,
+    fetched: Mutex<HashMap<(String, Volume), member::Fetched>>,
     gate: gate::Gate,
     /// What is known of the leases of members that don't answer, by pool: one whose storage hangs stops no other.
     watches: Mutex<HashMap<String, Arc<Mutex<Watch>>>>,
@@ -65,6 +67,7 @@ impl Default for Plans {
             silent: Mutex::default(),
             seen: Mutex::default(),
             fetching: Mutex::default(),
+            fetched: Mutex::default(),
             gate: gate::Gate::default(),
             watches: Mutex::default(),
         }
@@ -251,6 +254,7 @@ pub async fn watch(daemon: Arc<Daemon>) {
         if let Err(e) = round(&daemon).await {
             tracing::debug!("looking for plans without a runner: {e}");
         }
+        member::tidy(&daemon).await;
         tokio::time::sleep(ROUND).await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lab::run::until;
 use lab::{Cluster, Result};
 
-use crate::{at_once, names, refused};
+use crate::{SOON, at_once, names, refused};
 
 #[test]
 fn members_that_are_away_and_no_majority() -> Result<()> {
@@ -22,7 +22,8 @@ fn members_that_are_away_and_no_majority() -> Result<()> {
     cluster.kill(3)?;
     one_is_away(&cluster)?;
     cluster.kill(2)?;
-    no_majority(&mut cluster)
+    no_majority(&mut cluster)?;
+    a_member_that_loses_its_power(&mut cluster)
 }
 
 fn one_is_away(cluster: &Cluster) -> Result<()> {
@@ -51,6 +52,25 @@ fn one_is_away(cluster: &Cluster) -> Result<()> {
     // Everything else works.
     cluster.incus(2, &["launch", "busybox", "c4"])?;
     cluster.incus(2, &["delete", "-f", "c4"]).map(drop)
+}
+
+/// Whoever waits for it through another member does not wait for ever: it can't hang up.
+fn a_member_that_loses_its_power(cluster: &mut Cluster) -> Result<()> {
+    cluster.until("it runs", || {
+        let list = cluster.incus(1, &["list", "-f", "csv", "-c", "ns"])?;
+        Ok(list.contains("c2,RUNNING").then_some(()))
+    })?;
+    let log = cluster.lab.dir.join("exec.log");
+    let mut client = cluster.lab.machines[0].command(&cluster.programs.incus);
+    client.args(["exec", "c2", "--", "sh", "-c", "echo here; sleep 1000"]).stdin(std::process::Stdio::null());
+    let mut client = client.stdout(std::fs::File::create(&log)?).spawn()?;
+    cluster.until("it is there", || Ok(std::fs::read_to_string(&log)?.contains("here").then_some(())))?;
+    cluster.lab.machine(2).power_off();
+    let ended = until(SOON + Duration::from_secs(10), || Ok(client.try_wait()?));
+    let _ = client.kill();
+    let _ = client.wait();
+    assert!(!ended?.success());
+    Ok(())
 }
 
 fn no_majority(cluster: &mut Cluster) -> Result<()> {
