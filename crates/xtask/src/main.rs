@@ -10,6 +10,7 @@ mod fuzz;
 mod packages;
 mod sh;
 mod test;
+mod torture;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,8 @@ enum Xtask {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Kill, pause, cut off and fill up members of a real cluster under load, and check what it promised.
+    Torture(torture::Torture),
     /// The client of the benchmark.
     #[command(hide = true)]
     Load(bench::Load),
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Xtask::Fix => check::fix(),
         Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
         Xtask::Fuzz { target, minutes, seed } => fuzz::long(&target, minutes, seed),
+        Xtask::Torture(wanted) => torture::run(&wanted),
         Xtask::Load(load) => bench::load(&load),
         Xtask::Setup => packages::install(),
         Xtask::Next => test::build(),

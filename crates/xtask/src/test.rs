@@ -17,6 +17,7 @@ const AT_ONCE: usize = 3;
 
 /// Those that take longest, which begin first.
 const LONG: &[&str] = &[
+    "torture",
     "healing",
     "evacuation",
     "upgrade",
@@ -56,13 +57,13 @@ pub fn build() -> Result<()> {
 }
 
 /// A program of tests.
-struct Program {
+pub struct Program {
     /// Its crate and name.
-    name: String,
+    pub name: String,
     /// Where it is.
-    path: PathBuf,
+    pub path: PathBuf,
     /// The folder of its crate, where it runs.
-    home: PathBuf,
+    pub home: PathBuf,
 }
 
 /// The programs of tests that cargo has built, in the order in which they are to begin.
@@ -75,7 +76,7 @@ fn programs() -> Result<Vec<Program>> {
 }
 
 /// The program that a message of cargo tells of, if it does.
-fn program(message: &Value) -> Option<Program> {
+pub fn program(message: &Value) -> Option<Program> {
     let path = PathBuf::from(message["executable"].as_str()?);
     if message["profile"]["test"] != true {
         return None;

@@ -36,6 +36,7 @@ pub async fn remove(cx: Cx, (): ()) -> Result<()> {
     }
     make_dispensable(daemon, &shown, &member).await?;
     forget(daemon, &member, force).await?;
+    point::pass(daemon, "remove:forgotten").await;
     if !force {
         let told = async { daemon.remote(&member.address)?.json("POST", "/internal/cluster/reset", None).await };
         if let Err(e) = told.await {

@@ -38,6 +38,7 @@ fn instances_of_members_that_are_gone_go_on_elsewhere_and_never_twice() -> Resul
         healed(&mut world, harm).map_err(|e| format!("{harm:?}: {e}"))?;
     }
     the_next_leader_goes_on(&mut world).map_err(|e| format!("the leader killed: {e}"))?;
+    the_one_that_receives_dies(&mut world).map_err(|e| format!("the target killed: {e}"))?;
     a_guard_that_is_killed_is_replaced(&world).map_err(|e| format!("the guard killed: {e}"))?;
     a_daemon_that_is_stopped_leaves_all_running(&mut world).map_err(|e| format!("the daemon stopped: {e}"))?;
     by_hand::the_hook_has_to_succeed(&mut world).map_err(|e| format!("the hook: {e}"))?;
@@ -133,7 +134,9 @@ fn healed(world: &mut World, what: Harm) -> Result<()> {
 
 /// The leader dies in the middle of healing: whoever leads then goes on.
 fn the_next_leader_goes_on(world: &mut World) -> Result<()> {
-    for point in ["plan:fence:before", "plan:commit:before", "plan:commit:after", "plan:start:after"] {
+    for point in
+        ["plan:fence:before", "plan:lease:before", "plan:commit:before", "plan:commit:after", "plan:start:after"]
+    {
         let (victim, other) = victim(world)?;
         let leader = world.leader(other)?;
         world.bring(other, "c1", victim)?;
@@ -155,6 +158,36 @@ fn the_next_leader_goes_on(world: &mut World) -> Result<()> {
         mend(world, Harm::PowerOff, victim)?;
         world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=all"])?;
         world.restore(other, victim)?;
+        world.writes("c1", &after)?;
+        world.one_after_another("c1")?;
+    }
+    Ok(())
+}
+
+/// The member that is to start what was healed dies while it does, and is back: it runs there, once.
+fn the_one_that_receives_dies(world: &mut World) -> Result<()> {
+    for point in ["member:start:before", "member:start:after"] {
+        let (victim, other) = victim(world)?;
+        let leader = world.leader(other)?;
+        world.bring(other, "c1", victim)?;
+        // Whoever leads goes on and is not to be the one.
+        world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=manual"])?;
+        let before = world.writes("c1", "")?;
+        for n in (1..=4).filter(|n| *n != victim) {
+            world.hold(n, point)?;
+        }
+        harm(world, Harm::PowerOff, victim)?;
+        let held = world.held()?;
+        world.cluster.kill(held)?;
+        (1..=4).for_each(|n| world.release(n));
+        world.start(held)?;
+        let after = world.writes("c1", &before)?;
+        println!("the target killed at {point}: c1 goes on after {:.1} s", world.one_after_another("c1")?);
+        world.status(leader, victim, "EVACUATED")?;
+        world.writes_on("c1", &after)?;
+        mend(world, Harm::PowerOff, victim)?;
+        world.cluster.incus(leader, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=all"])?;
+        world.restore(leader, victim)?;
         world.writes("c1", &after)?;
         world.one_after_another("c1")?;
     }

@@ -30,6 +30,7 @@ use crate::instances::placing::{self, Placed};
 use crate::instances::scripted::ToPlace;
 use crate::instances::{Expander, Loaded, start};
 use crate::operations::Operation;
+use crate::plans::point;
 use crate::services::images::add::Wishes;
 use crate::services::images::remote::{Offer, Wanted};
 use crate::services::{images, pools, project_rules};
@@ -336,6 +337,7 @@ async fn make(
         )));
     }
     let mut snapshots = Vec::new();
+    point::pass(daemon, "create:files:before").await;
     match origin {
         Origin::Nothing => fill(driver.clone(), l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
         Origin::Image(image) => {
@@ -349,7 +351,9 @@ async fn make(
         }
     }
     let (uuid, volume) = (draft.config.get("volatile.uuid").cloned(), l.volume());
+    point::pass(daemon, "create:files:after").await;
     let recorded = record(daemon, draft, pool, snapshots).await;
+    point::pass(daemon, "create:row:after").await;
     match &recorded {
         Err(e) if e.retryable() => {
             let (daemon, project, name) = (daemon.clone(), l.row.project.clone(), l.row.name.clone());
