@@ -93,16 +93,20 @@ fn change(members: &[Member], max_voters: usize, leader: u64) -> Option<Change> 
     let mut spare_seats: Vec<&Member> = members.iter().filter(|m| !m.voter && fit(m)).collect();
 
     // As many as wanted and possible, and odd: an even voter adds a way to lose the quorum and none to keep it.
-    let goal = odd(max_voters.min(keep.len() + spare_seats.len()));
-    if keep.len() < goal {
-        let mut chosen = keep;
-        let mut add = Vec::new();
-        while chosen.len() < goal {
-            let seat = spare_seats.remove(best_seat(&spare_seats, &chosen)?);
-            add.push(seat.id);
-            chosen.push(seat);
+    let possible = keep.len() + spare_seats.len();
+    let resting = makes_odd(members, possible, max_voters, leader);
+    let goal = if resting.is_some() { possible + 1 } else { odd(max_voters.min(possible)) };
+    let mut chosen = keep.clone();
+    while chosen.len() < goal {
+        match best_seat(&spare_seats, &chosen) {
+            Some(seat) => chosen.push(spare_seats.remove(seat)),
+            None => chosen.push(resting?),
         }
-        return Some(Change { add, remove: out.iter().map(|m| m.id).collect() });
+    }
+    let add: Vec<u64> = chosen.iter().filter(|m| !m.voter).map(|m| m.id).collect();
+    if !add.is_empty() {
+        let remove = have.iter().map(|m| m.id).filter(|id| chosen.iter().all(|m| m.id != *id)).collect();
+        return Some(Change { add, remove });
     }
     let mut stay = keep;
     if stay.len().is_multiple_of(2) && stay.len() < max_voters {
@@ -119,6 +123,16 @@ fn change(members: &[Member], max_voters: usize, leader: u64) -> Option<Change> 
         return spread(&stay, &spare_seats, leader);
     }
     Some(Change { add: Vec::new(), remove: out.iter().map(|m| m.id).collect() })
+}
+
+/// One in maintenance that makes the number of those odd that can vote for long: it votes until another one can. Otherwise
+/// a single voter would stay the only one although two more are there.
+fn makes_odd(members: &[Member], possible: usize, max_voters: usize, leader: u64) -> Option<&Member> {
+    if !possible.is_multiple_of(2) || possible >= max_voters {
+        return None;
+    }
+    let resting = members.iter().filter(|m| able(m) && m.in_maintenance && m.id != leader);
+    resting.min_by_key(|m| (!m.voter, m.id))
 }
 
 /// One vote goes from a failure domain to another that has at least two fewer.
@@ -352,6 +366,11 @@ mod tests {
         let mut members = three();
         members[1].client_only = true;
         assert_eq!(settle(members, 3), (vec![1], vec![3]));
+        // One was silent while another one was in maintenance, and is back: the only voter is not left alone.
+        let mut members = three();
+        members[1].in_maintenance = true;
+        members.iter_mut().filter(|m| m.id != 1).for_each(|m| m.voter = false);
+        assert_eq!(settle(members, 3).0, [1, 2, 3]);
     }
 
     /// All clusters of up to five members, each in one of six conditions, that have a quorum.
