@@ -132,11 +132,27 @@ fn healed(world: &mut World, what: Harm) -> Result<()> {
     })
 }
 
+/// Where the leader comes by while it heals.
+const LEADERS_POINTS: [&str; 6] = [
+    "plan:fence:before",
+    "plan:lease:before",
+    "plan:commit:before",
+    "plan:commit:after",
+    "plan:start:before",
+    "plan:start:after",
+];
+
+/// Two of three, other ones each time, as all take too long; all of them with `TORTURE_ALL`.
+fn drawn(points: &[&'static str]) -> Vec<&'static str> {
+    let all = std::env::var_os("TORTURE_ALL").is_some();
+    let turn = std::time::UNIX_EPOCH.elapsed().map_or(0, |t| t.as_secs() % 3);
+    let counted = points.iter().zip(0_u64..);
+    counted.filter(|(_, n)| all || !(n + turn).is_multiple_of(3)).map(|(point, _)| *point).collect()
+}
+
 /// The leader dies in the middle of healing: whoever leads then goes on.
 fn the_next_leader_goes_on(world: &mut World) -> Result<()> {
-    for point in
-        ["plan:fence:before", "plan:lease:before", "plan:commit:before", "plan:commit:after", "plan:start:after"]
-    {
+    for point in drawn(&LEADERS_POINTS) {
         let (victim, other) = victim(world)?;
         let leader = world.leader(other)?;
         world.bring(other, "c1", victim)?;
