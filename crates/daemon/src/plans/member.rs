@@ -12,7 +12,7 @@ use db::plans::State;
 use drivers::storage::{self, Volume};
 use tokio_util::sync::CancellationToken;
 
-use super::{gate, lock, point};
+use super::{ROUND, gate, lock, point};
 use crate::blocking;
 use crate::edge::Cx;
 use crate::instances::{self, start, stop};
@@ -219,11 +219,14 @@ fn remember(daemon: &Daemon, task: &InstanceTask, volume: &Volume) {
 /// Removes what came here for plans that have ended, if it does not belong here then: whoever carried the plan out could
 /// not reach this member any more, and has done without it.
 pub async fn tidy(daemon: &Arc<Daemon>) {
-    let all = lock(&daemon.plans.fetched).clone();
-    for ((pool, volume), fetched) in all {
-        if let Err(e) = tidy_one(daemon, &pool, &volume, &fetched).await {
-            tracing::debug!("looking whether {} belongs here: {e}", volume.name);
+    loop {
+        let all = lock(&daemon.plans.fetched).clone();
+        for ((pool, volume), fetched) in all {
+            if let Err(e) = tidy_one(daemon, &pool, &volume, &fetched).await {
+                tracing::debug!("looking whether {} belongs here: {e}", volume.name);
+            }
         }
+        tokio::time::sleep(ROUND).await;
     }
 }
 
@@ -234,8 +237,7 @@ async fn tidy_one(daemon: &Arc<Daemon>, pool: &str, volume: &Volume, fetched: &F
         Err(e) if e.kind != Kind::NotFound => return Err(e),
         _ => {}
     }
-    daemon.plans.stop_fetching(fetched.instance);
-    let _lock = volumes::lock(daemon, pool, volume).await?;
+    let Some(_lock) = volumes::lock_now(daemon, pool, volume).await? else { return Ok(()) };
     let key = (pool.to_owned(), volume.clone());
     // Another plan may have brought it since: that notes it before it waits for the lock.
     if lock(&daemon.plans.fetched).get(&key) != Some(fetched) {

@@ -249,12 +249,14 @@ fn carry_out(daemon: &Arc<Daemon>, new: New, uuid: String) -> Arc<Operation> {
 
 /// Takes up the plans of this member, and as the leader those whose runner is gone, from now on.
 pub async fn watch(daemon: Arc<Daemon>) {
+    // Beside it: no plan waits for files that somebody holds.
+    let beside = daemon.clone();
+    tokio::spawn(async move { member::tidy(&beside).await });
     loop {
         note_silence(&daemon);
         if let Err(e) = round(&daemon).await {
             tracing::debug!("looking for plans without a runner: {e}");
         }
-        member::tidy(&daemon).await;
         tokio::time::sleep(ROUND).await;
     }
 }
