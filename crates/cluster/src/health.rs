@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::key::Config;
 use api::{Error, Result};
 use bytes::Bytes;
+use db::engine::runtime::now;
 use db::members::{Member, Role};
 use db::versions::Recorded;
 use db::{Change, Db, Status};
@@ -17,6 +18,7 @@ use incus_core::member::{Seen, State};
 use incus_core::roles::{self, Step};
 use incus_core::version::{Fit, Program, Standing, next_schema, waited_for};
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::link::{Channel, Links};
 use crate::liveness::{Answer, Heartbeat, Liveness, clock_ms};
@@ -243,7 +245,7 @@ impl Health {
     /// Brings the schema to the newest version that all can serve who are waited for. They all have to have said so just
     /// now: one that is silent may come back with another program.
     async fn go_on(&self, db: &Db, recorded: &[Recorded], config: &Config, answered: &Answered) -> Result<()> {
-        let (now, threshold) = (Timestamp::now(), threshold_ms(config));
+        let (now, threshold) = (now(), threshold_ms(config));
         let counted = recorded.iter().filter(|r| {
             answered.contains_key(&r.raft_id)
                 || waited_for(self.silent_ms(Some(r.raft_id), r.heartbeat, now), threshold)
@@ -279,7 +281,7 @@ impl Health {
             },
         };
         let age = jiff::SignedDuration::from_millis(i64::try_from(age).ok()?);
-        Timestamp::now().checked_sub(age).ok()
+        now().checked_sub(age).ok()
     }
 
     /// Asks all members; the programs of those that have answered, and the own.
@@ -341,7 +343,7 @@ impl Health {
 
     /// The members as far as their roles in the database go.
     pub fn voting(&self, status: &Status, members: &[Member], config: &Config) -> Vec<roles::Member> {
-        let now = Timestamp::now();
+        let now = now();
         members
             .iter()
             .filter_map(|m| {

@@ -7,18 +7,18 @@
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use incus_core::version::Program;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// This member's clock, in milliseconds since the epoch. `INCUS_TEST_CLOCK_AHEAD` in its environment is added to it,
 /// for tests of clocks that differ.
 pub fn clock_ms() -> i64 {
     static AHEAD: LazyLock<i64> =
         LazyLock::new(|| std::env::var("INCUS_TEST_CLOCK_AHEAD").ok().and_then(|ms| ms.parse().ok()).unwrap_or(0));
-    Timestamp::now().as_millisecond() + *AHEAD
+    db::engine::runtime::now().as_millisecond() + *AHEAD
 }
 
 /// What the leader sends to every member.

@@ -445,6 +445,12 @@ async fn members_come_and_go() {
 
     let refused = fourth.hand_over(4).await.unwrap_err();
     assert!(refused.message.contains("does not vote"), "{refused}");
+    members[0].hand_over(1).await.unwrap();
+    assert_eq!(
+        members[0].write(run("INSERT INTO parent (name) VALUES ('led')")).await,
+        Ok(()),
+        "who leads already goes on"
+    );
     insist(&fourth, Change::Voters(vec![2, 3, 4])).await;
     fourth.hand_over(4).await.unwrap();
     assert!(fourth.status().leads());

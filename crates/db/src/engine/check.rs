@@ -1,6 +1,6 @@
 //! Comparing replicas: what most members have is right, the others fetch a copy of it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use api::{Error, Result};
@@ -32,7 +32,7 @@ impl Db {
         Ok(Vec::new())
     }
 
-    async fn contents(&self) -> Result<HashMap<u64, Content>> {
+    async fn contents(&self) -> Result<BTreeMap<u64, Content>> {
         let status = self.status();
         let own = (status.id, self.content_hash().await?);
         let others = status.voters.iter().chain(&status.learners).filter(|id| **id != status.id);
@@ -44,7 +44,7 @@ impl Db {
         Ok(answers.chain([own]).collect())
     }
 
-    async fn set_right(&self, contents: &HashMap<u64, Content>) -> Result<Vec<u64>> {
+    async fn set_right(&self, contents: &BTreeMap<u64, Content>) -> Result<Vec<u64>> {
         let leader = self.leader();
         let alike = |content: &Content| contents.values().filter(|c| *c == content).count();
         let weight = |id: &u64, content: &Content| (alike(content), leader == Some(*id));

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::{Error, Result};
 
+use super::runtime::random;
+
 /// Bytes of a copy that travel in one request.
 pub(super) const PART: u64 = 1 << 20;
 /// Parts that a copy may have: one terabyte.
@@ -25,7 +27,7 @@ pub struct Copy {
 impl Copy {
     /// A place for a copy in the folder `dir`; the file is not there yet.
     pub fn place(dir: &Path) -> (Copy, PathBuf) {
-        let path = dir.join(format!("{PREFIX}{:016x}", rand::random::<u64>()));
+        let path = dir.join(format!("{PREFIX}{:016x}", random::<u64>()));
         (Copy { path: Some(path.clone()) }, path)
     }
 
@@ -132,7 +134,7 @@ impl Desk {
 
     /// Lays a copy out to be fetched: its id and the number of its parts.
     pub fn lay_out(&self, copy: Copy) -> Result<(u64, u32)> {
-        let (id, parts) = (rand::random(), copy.parts()?);
+        let (id, parts) = (random(), copy.parts()?);
         *lock(&self.outgoing) = Some((id, copy));
         Ok((id, parts))
     }

@@ -1,6 +1,6 @@
 //! The Raft log: an SQLite file of its own, where every commit is on disk before it counts.
 //!
-//! One thread writes. What arrives while it waits for the disk goes into the next transaction, so that the cost
+//! One task writes, on a thread of its own. What arrives while it waits for the disk goes into the next transaction, so that the cost
 //! of a sync is shared. Recent entries are kept in memory, since replication reads them again at once.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -8,8 +8,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::{Stream, TryStreamExt as _, future, stream};
 use openraft::entry::RaftEntry;
@@ -19,9 +19,12 @@ use openraft::{OptionalSend, RaftTypeConfig};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
+use super::disk::{Disk, File, no_room};
 use super::types::Types;
+use super::{runtime, watch};
 
 /// Bytes of recent entries that are kept in memory.
 const CACHED: usize = 1 << 20;
@@ -48,7 +51,7 @@ enum Op {
 /// The log; clones share it.
 #[derive(Clone)]
 pub struct Log {
-    writer: mpsc::Sender<Op>,
+    writer: mpsc::UnboundedSender<Op>,
     reader: Arc<Mutex<Connection>>,
     cache: Arc<Mutex<Cache>>,
     stuck: watch::Receiver<Option<String>>,
@@ -111,8 +114,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Log {
-    /// Opens or creates the log in the file `path`.
-    pub fn open(path: &Path) -> io::Result<Log> {
+    /// Opens or creates the log in the file `path`. The disk is given if it is simulated.
+    pub fn open(path: &Path, disk: Option<Arc<dyn Disk>>) -> io::Result<Log> {
         let connect = || -> rusqlite::Result<Connection> {
             let connection = Connection::open(path)?;
             connection.execute_batch(
@@ -124,11 +127,14 @@ impl Log {
         };
         let writing = connect().map_err(other)?;
         let reader = Arc::new(Mutex::new(connect().map_err(other)?));
-        let (writer, ops) = mpsc::channel();
-        let (tell, stuck) = watch::channel(None);
-        let slow = SlowWrites::default();
-        let noted = slow.clone();
-        std::thread::Builder::new().name("raft-log".into()).spawn(move || write_loop(&writing, &ops, &tell, &noted))?;
+        if disk.is_some() {
+            writing.pragma_update(None, "wal_autocheckpoint", 0).map_err(other)?;
+        }
+        let (writer, ops) = mpsc::unbounded_channel();
+        let tell = watch::Sender::new(None);
+        let (stuck, slow) = (tell.subscribe(), SlowWrites::default());
+        let writing = Writing { connection: writing, disk, stuck: tell, slow: slow.clone() };
+        runtime::on_its_own("raft-log", writing.run(ops))?;
         Ok(Log { writer, reader, cache: Arc::default(), stuck, slow })
     }
 
@@ -254,44 +260,60 @@ fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     }
 }
 
-fn write_loop(
-    connection: &Connection,
-    ops: &mpsc::Receiver<Op>,
-    stuck: &watch::Sender<Option<String>>,
-    slow: &SlowWrites,
-) {
-    while let Ok(first) = ops.recv() {
-        let mut group = vec![first];
-        group.extend(std::iter::from_fn(|| ops.try_recv().ok()).take(GROUPED));
-        let began = Instant::now();
-        let written = insist(connection, &group, stuck);
-        slow.note(began.elapsed(), Instant::now());
-        for op in group {
-            let result = written.as_ref().map(drop).map_err(other);
-            match op {
-                Op::Append(_, done) => done.io_completed(result),
-                Op::Other(_, done) => drop(done.send(result)),
+/// The side that writes.
+struct Writing {
+    connection: Connection,
+    disk: Option<Arc<dyn Disk>>,
+    stuck: watch::Sender<Option<String>>,
+    slow: SlowWrites,
+}
+
+impl Writing {
+    async fn run(mut self, mut ops: mpsc::UnboundedReceiver<Op>) {
+        while let Some(first) = ops.recv().await {
+            let mut group = vec![first];
+            group.extend(std::iter::from_fn(|| ops.try_recv().ok()).take(GROUPED));
+            let began = Instant::now();
+            let written = self.insist(&mut group).await;
+            self.slow.note(began.elapsed(), Instant::now());
+            for op in group {
+                let result = written.as_ref().map(drop).map_err(other);
+                match op {
+                    Op::Append(_, done) => done.io_completed(result),
+                    Op::Other(_, done) => drop(done.send(result)),
+                }
             }
         }
     }
-}
 
-/// Writes, and waits while the disk is full: to Raft a log that fails is the end, but one that is slow is no harm.
-fn insist(connection: &Connection, group: &[Op], stuck: &watch::Sender<Option<String>>) -> rusqlite::Result<()> {
-    loop {
-        match write(connection, group) {
-            Err(e) if is_full(&e) => {
-                let why = format!("No space left for the database of this member, free some: {e}");
-                if stuck.send_replace(Some(why.clone())).is_none() {
-                    tracing::error!("{why}");
+    /// Writes, and waits while the disk is full: to Raft a log that fails is the end, but one that is slow is no harm.
+    async fn insist(&mut self, group: &mut [Op]) -> rusqlite::Result<()> {
+        loop {
+            match self.attempt(group).await {
+                Err(e) if is_full(&e) => {
+                    let why = format!("No space left for the database of this member, free some: {e}");
+                    if self.stuck.send_replace(Some(why.clone())).is_none() {
+                        tracing::error!("{why}");
+                    }
+                    tokio::time::sleep(AGAIN).await;
                 }
-                std::thread::sleep(AGAIN);
-            }
-            written => {
-                stuck.send_if_modified(|why| why.take().is_some());
-                return written;
+                written => {
+                    self.stuck.send_if_modified(|why| why.take().is_some());
+                    return written;
+                }
             }
         }
+    }
+
+    async fn attempt(&mut self, group: &mut [Op]) -> rusqlite::Result<()> {
+        let Some(disk) = self.disk.clone() else { return write(&self.connection, group) };
+        if disk.full(File::Log) {
+            return Err(no_room());
+        }
+        write(&self.connection, group)?;
+        tokio::time::sleep(disk.takes(File::Log)).await;
+        disk.synced(File::Log);
+        Ok(())
     }
 }
 

@@ -28,12 +28,14 @@ use rusqlite::config::DbConfig;
 use rusqlite::session::{ChangesetItem, ConflictAction, ConflictType};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
-use super::Schema;
 use super::copy::{self, Copy};
+use super::disk::{Disk, File, no_room};
 use super::log::other;
+use super::runtime::blocking;
 use super::types::{Applied, Command, Types};
+use super::{Schema, watch};
 
 /// For how many entries it is remembered which transaction was written on top of which entry.
 const FATES: u64 = 16_384;
@@ -63,6 +65,8 @@ struct Shared {
     /// A halted replica may try again now.
     go_on: Notify,
     stopping: watch::Sender<bool>,
+    /// Given if it is simulated.
+    disk: Option<Arc<dyn Disk>>,
 }
 
 struct State {
@@ -166,10 +170,13 @@ pub(super) fn make_durable(db: &Connection) -> io::Result<()> {
 }
 
 impl Machine {
-    /// Opens or creates the replica in the file `path`.
-    pub fn open(path: &Path, schema: Schema) -> io::Result<Machine> {
+    /// Opens or creates the replica in the file `path`. The disk is given if it is simulated.
+    pub fn open(path: &Path, schema: Schema, disk: Option<Arc<dyn Disk>>) -> io::Result<Machine> {
         copy::sweep(path.parent().unwrap_or(Path::new(".")))?;
         let db = connect(path).map_err(other)?;
+        if disk.is_some() {
+            db.pragma_update(None, "wal_autocheckpoint", 0).map_err(other)?;
+        }
         db.execute_batch(
             "CREATE TABLE IF NOT EXISTS _raft (k TEXT PRIMARY KEY NOT NULL, v BLOB NOT NULL) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS _raft_fates (base INTEGER PRIMARY KEY NOT NULL, txid BLOB NOT NULL);
@@ -189,6 +196,7 @@ impl Machine {
             halted: watch::Sender::new(None),
             go_on: Notify::new(),
             stopping: watch::Sender::new(false),
+            disk,
             state: Mutex::new(State { db, standing }),
         };
         Ok(Machine { shared: Arc::new(shared) })
@@ -239,6 +247,24 @@ impl Machine {
         self.state().standing.clone()
     }
 
+    /// Refused if a simulated disk has no room.
+    fn room(&self) -> io::Result<()> {
+        match self.shared.disk.as_ref().is_some_and(|disk| disk.full(File::Replica)) {
+            true => Err(other(no_room())),
+            false => Ok(()),
+        }
+    }
+
+    /// Makes sure that the replica survives a power cut as it is now.
+    fn sync(&self, db: &Connection) -> io::Result<()> {
+        self.room()?;
+        make_durable(db)?;
+        if let Some(disk) = &self.shared.disk {
+            disk.synced(File::Replica);
+        }
+        Ok(())
+    }
+
     /// Ends all waiting: the database is being closed.
     pub fn stop(&self) {
         self.shared.stopping.send_replace(true);
@@ -274,6 +300,7 @@ impl Machine {
 
     /// Applies entries in one transaction. If one of them can't be applied, none is.
     pub fn apply_all(&self, entries: &[EntryOf<Types>]) -> Result<Vec<Applied>, Halt> {
+        self.room()?;
         let _gate = self.gate();
         let mut state = self.state();
         state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
@@ -395,6 +422,7 @@ impl Machine {
 
     /// Puts a copy in the place of the replica; false if the copy is older and the replica stays.
     pub fn copy_in(&self, copy: &Copy) -> io::Result<bool> {
+        self.room()?;
         let source = Connection::open(copy.path()?).map_err(other)?;
         let theirs = load(&source)?;
         let _gate = self.gate();
@@ -410,7 +438,7 @@ impl Machine {
             .and_then(|backup| backup.run_to_completion(1000, Duration::ZERO, None))
             .map_err(other)?;
         // The log is cut where the copy ends.
-        make_durable(&state.db)?;
+        self.sync(&state.db)?;
         state.standing = load(&state.db)?;
         self.publish(&state.standing);
         self.shared.halted.send_replace(None);
@@ -423,8 +451,11 @@ impl Machine {
         let entries = Arc::new(entries);
         loop {
             let go_on = self.shared.go_on.notified();
+            if let Some(disk) = &self.shared.disk {
+                tokio::time::sleep(disk.takes(File::Replica)).await;
+            }
             let (machine, these) = (self.clone(), Arc::clone(&entries));
-            match tokio::task::spawn_blocking(move || machine.apply_all(&these)).await.map_err(other)? {
+            match blocking(move || machine.apply_all(&these)).await? {
                 Ok(answers) => {
                     self.shared.halted.send_if_modified(|halt| halt.take_if(|halt| !halt.differs).is_some());
                     return Ok(answers);
@@ -432,6 +463,7 @@ impl Machine {
                 Err(halt) => self.halt(halt),
             }
             tokio::select! {
+                biased;
                 () = go_on => {}
                 paused = self.pause() => paused?,
             }
@@ -567,9 +599,9 @@ impl RaftSnapshotBuilder<Types> for Machine {
             let durable = move || {
                 let _gate = machine.gate();
                 let state = machine.state();
-                make_durable(&state.db).map(|()| meta(state.standing.clone()))
+                machine.sync(&state.db).map(|()| meta(state.standing.clone()))
             };
-            match tokio::task::spawn_blocking(durable).await.map_err(other)? {
+            match blocking(durable).await? {
                 Ok(meta) => return Ok(SnapshotOf::<Types, Copy> { meta, snapshot: Copy::default() }),
                 Err(e) => tracing::warn!("the log of the database can't be cut yet: {e}"),
             }
@@ -621,7 +653,7 @@ impl RaftStateMachine<Types> for Machine {
         let copy = Arc::new(copy);
         loop {
             let (machine, copy) = (self.clone(), Arc::clone(&copy));
-            match tokio::task::spawn_blocking(move || machine.copy_in(&copy)).await.map_err(other)? {
+            match blocking(move || machine.copy_in(&copy)).await? {
                 // An older one: the replica has been repaired with a newer one in between.
                 Ok(_) => return Ok(()),
                 Err(e) => self.halt(e.into()),

@@ -7,23 +7,26 @@
 mod changeset;
 mod check;
 mod copy;
+mod disk;
 mod log;
 mod machine;
 mod network;
 pub mod offline;
 mod reader;
 mod rehearsal;
+pub mod runtime;
 mod serve;
 mod status;
 mod tickets;
 mod types;
+mod watch;
 mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{Error, Result};
 use bytes::Bytes;
@@ -32,11 +35,13 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::impls::EmptyNode;
 use openraft::{Config, SnapshotPolicy};
 use rusqlite::Connection;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::tx::{Tx, failed};
 pub use copy::Copy;
 use copy::Desk;
+pub use disk::{Disk, File as DiskFile};
 use machine::Machine;
 use network::Post;
 use reader::Reader;
@@ -95,6 +100,8 @@ pub struct Options {
     /// The incarnation of a database that this member has given up, in order to get that of another one under the same
     /// id: it has forgotten what it had acknowledged and promised there. 0 if none.
     pub given_up: u64,
+    /// The disk, if it is simulated.
+    pub disk: Option<Arc<dyn Disk>>,
 }
 
 impl Options {
@@ -108,6 +115,7 @@ impl Options {
             patience: Duration::from_secs(10),
             keep: 5000,
             given_up: 0,
+            disk: None,
         }
     }
 
@@ -152,7 +160,7 @@ pub struct Db {
     desk: Desk,
     reader: Arc<Reader>,
     heard: Arc<Heard>,
-    changes: watch::Sender<Status>,
+    changes: tokio::sync::watch::Sender<Status>,
     repairs: Arc<AtomicU64>,
     quiet_until: Option<Instant>,
     /// Why the log can't be written, while it can't.
@@ -167,7 +175,7 @@ pub struct Db {
 
 #[derive(Clone)]
 struct Handle {
-    jobs: mpsc::Sender<Box<dyn writer::Job>>,
+    jobs: mpsc::UnboundedSender<Box<dyn writer::Job>>,
     _alive: Arc<()>,
 }
 
@@ -177,9 +185,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Makes sure that only one program uses the files in `dir`.
 fn lock(dir: &Path) -> Result<File> {
     let file = File::options().create(true).append(true).open(dir.join("lock"))?;
-    let until = Instant::now() + Duration::from_secs(2);
+    let until = std::time::Instant::now() + Duration::from_secs(2);
     while let Err(e) = file.try_lock() {
-        if matches!(e, std::fs::TryLockError::Error(_)) || Instant::now() > until {
+        if matches!(e, std::fs::TryLockError::Error(_)) || std::time::Instant::now() > until {
             return Err(Error::conflict(format!("The database in {} is in use by another program", dir.display())));
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -193,8 +201,8 @@ impl Db {
     pub async fn open(options: Options, transport: Arc<dyn Transport>) -> Result<Db> {
         std::fs::create_dir_all(&options.dir)?;
         let lock = Arc::new(lock(&options.dir)?);
-        let machine = Machine::open(&options.dir.join("db.bin"), options.schema)?;
-        let log = log::Log::open(&options.dir.join("raft.db"))?;
+        let machine = Machine::open(&options.dir.join("db.bin"), options.schema, options.disk.clone())?;
+        let log = log::Log::open(&options.dir.join("raft.db"), options.disk.clone())?;
         let voted = log.vote()?.is_some();
         let (stuck, slow_writes) = (log.watch_stuck(), log.slow_writes());
         let post = Post { id: options.id, machine: machine.clone(), transport };
@@ -207,7 +215,7 @@ impl Db {
             .await
             .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;
         let quiet_until = (voted && !alone).then(|| Instant::now() + options.lease());
-        let (jobs, waiting) = mpsc::channel();
+        let (jobs, waiting) = mpsc::unbounded_channel();
         let mut db = Db {
             reader: Arc::new(Reader::new(machine.path())),
             options: Arc::new(options),
@@ -217,7 +225,7 @@ impl Db {
             tickets: Tickets::default(),
             desk: Desk::default(),
             heard: Arc::default(),
-            changes: watch::Sender::default(),
+            changes: tokio::sync::watch::Sender::default(),
             repairs: Arc::default(),
             quiet_until,
             stuck,
@@ -240,9 +248,9 @@ impl Db {
             None => self.raft.runtime_config().elect(true),
             Some(until) => {
                 let raft = self.raft.clone();
-                let turn = self.options.heartbeat.mul_f64(rand::random_range(0.0..2.0));
+                let turn = runtime::random_time(self.options.heartbeat * 2);
                 tokio::spawn(async move {
-                    tokio::time::sleep_until((until + turn).into()).await;
+                    tokio::time::sleep_until(until + turn).await;
                     raft.runtime_config().elect(true);
                 });
             }
@@ -369,8 +377,8 @@ impl Db {
         if from == to {
             return Ok(());
         }
-        let now_ms = jiff::Timestamp::now().as_millisecond();
-        let command = Command::Migrate { from, to, now_ms, incarnation: rand::random::<u64>() | 1 };
+        let now_ms = runtime::now().as_millisecond();
+        let command = Command::Migrate { from, to, now_ms, incarnation: runtime::random::<u64>() | 1 };
         match self.propose(0, command, ANSWER).await? {
             serve::Proposed::Applied(Applied::Done, index) => self.wait_applied(index).await,
             _ if self.machine.version() == to => Ok(()),
@@ -408,8 +416,7 @@ impl Db {
     pub async fn copy(&self) -> Result<(Copy, bool)> {
         let confirmed = self.read_barrier().await.is_ok();
         let machine = self.machine.clone();
-        let copied = tokio::task::spawn_blocking(move || machine.copy_out()).await;
-        let (_, copy) = copied.map_err(|e| Error::internal(e.to_string()))??;
+        let (_, copy) = runtime::blocking(move || machine.copy_out()).await??;
         Ok((copy, confirmed))
     }
 

@@ -19,6 +19,7 @@ use openraft::type_config::alias::{SnapshotOf, VoteOf};
 use super::Transport;
 use super::copy::{Copy, Incoming};
 use super::machine::{Machine, meta};
+use super::runtime::{blocking, random};
 use super::types::{Answer, Letter, Reply, Request, Types};
 
 /// How long one part of a snapshot, or its installation, may take.
@@ -81,9 +82,8 @@ impl Peer {
     /// Sends a copy of the replica as it is now, which may be newer than what Raft has asked for.
     async fn send_snapshot(&self, vote: VoteOf<Types>) -> Result<Reply> {
         let machine = self.post.machine.clone();
-        let copied = tokio::task::spawn_blocking(move || machine.copy_out()).await;
-        let (standing, copy) = copied.map_err(|e| Error::internal(e.to_string()))??;
-        let (id, parts) = (rand::random(), copy.parts()?);
+        let (standing, copy) = blocking(move || machine.copy_out()).await??;
+        let (id, parts) = (random(), copy.parts()?);
         for number in 0..parts {
             let part = Request::SnapshotPart { id, number, bytes: copy.part(number)? };
             self.post.ask(self.to, part, PATIENCE).await?;

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::log::Log;
 use super::machine::{Machine, Standing, load, make_durable, store};
+use super::runtime::random;
 use super::types::Types;
 use super::{Schema, lock};
 use crate::tx::{Tx, failed};
@@ -49,7 +50,7 @@ pub fn keep_closed(dir: &Path) -> Result<Closed> {
 }
 
 fn open(dir: &Path) -> Result<Log> {
-    Ok(Log::open(&dir.join("raft.db"))?)
+    Ok(Log::open(&dir.join("raft.db"), None)?)
 }
 
 /// The members of the database in the folder `dir`, as its files tell. Refused while a server uses it.
@@ -102,7 +103,7 @@ impl Settled {
         let closed = keep_closed(dir)?;
         let log = open(dir)?;
         let path = dir.join("db.bin");
-        let machine = Machine::open(&path, schema)?;
+        let machine = Machine::open(&path, schema, None)?;
         for entries in log.entries(machine.standing().last.map_or(0, |id| id.index())) {
             machine.apply_all(&entries?).map_err(|halt| Error::internal(halt.why))?;
         }
@@ -120,7 +121,7 @@ impl Settled {
     pub fn belongs_to(self, id: u64) -> Result<u64> {
         let db = super::machine::connect(&self.path).map_err(failed)?;
         let standing = load(&db)?;
-        let incarnation = rand::random::<u64>() | 1;
+        let incarnation = random::<u64>() | 1;
         let alone = Membership::new_with_defaults(vec![BTreeSet::from([id])], []);
         let membership = StoredMembershipOf::<Types>::new(standing.last, alone);
         store(&db, &Standing { membership, incarnation, ..standing })?;

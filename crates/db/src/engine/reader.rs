@@ -8,6 +8,7 @@ use api::{Error, Result};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use super::runtime::blocking;
 use crate::tx::{Tx, failed};
 
 /// Connections: so many reads run at the same time.
@@ -50,7 +51,7 @@ impl Reader {
             drop(turn);
             result
         };
-        tokio::task::spawn_blocking(read).await.map_err(|e| broken(&e))?
+        blocking(read).await.map_err(|e| broken(&e))?
     }
 
     fn run_here<T>(&self, f: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {

@@ -1,6 +1,7 @@
 //! What members ask of each other, and in particular of the leader: both sides of it.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Error, Result};
 use bytes::Bytes;
@@ -10,9 +11,11 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::impls::EmptyNode;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::SnapshotOf;
+use tokio::time::Instant;
 
 use super::copy::Copy;
 use super::machine::Trial;
+use super::runtime::blocking;
 use super::types::{Answer, Applied, Change, Command, Letter, Reply, Request, Ticket, Types};
 use super::{ANSWER, Db};
 
@@ -107,8 +110,8 @@ impl Db {
             }
             Request::Copy => {
                 let machine = self.machine.clone();
-                let copied = tokio::task::spawn_blocking(move || machine.copy_out()).await.map_err(unavailable)?;
-                let (id, parts) = self.desk.lay_out(copied?.1)?;
+                let (_, copy) = blocking(move || machine.copy_out()).await??;
+                let (id, parts) = self.desk.lay_out(copy)?;
                 Reply::Copy { id, parts }
             }
             Request::Hash => {
@@ -164,7 +167,7 @@ impl Db {
     async fn propose_here(&self, command: Command) -> Result<Reply> {
         self.must_lead()?;
         let machine = self.machine.clone();
-        let tried = tokio::task::spawn_blocking(move || (machine.try_out(&command), command)).await;
+        let tried = blocking(move || (machine.try_out(&command), command)).await;
         let (trial, command) = tried.map_err(unavailable)?;
         match trial.map_err(unavailable)? {
             Trial::Fits => {
@@ -184,6 +187,7 @@ impl Db {
             return Err(Error::unavailable(why));
         }
         let written = tokio::select! {
+            biased;
             written = self.raft.client_write(command) => written,
             Ok(why) = stuck.wait_for(Option::is_some) => {
                 return Err(Error::unavailable(why.as_deref().unwrap_or_default()));
@@ -223,9 +227,32 @@ impl Db {
         Ok(self.raft.change_membership(change, retain).await.map(drop))
     }
 
+    /// On the leader: ends a change of the voters that an earlier leader had only half made when it died. Until then a
+    /// majority of those before it is needed as well, though nobody would think so.
+    pub(super) fn end_half_made_change(&self) {
+        let voters = self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().clone();
+        let [_, .., wanted] = voters.as_slice() else { return };
+        // One that is being made holds this.
+        let Ok(alone) = Arc::clone(&self.changing).try_lock_owned() else { return };
+        let (raft, wanted) = (self.raft.clone(), ChangeMembers::ReplaceAllVoters(wanted.clone()));
+        let patience = self.options.patience;
+        tokio::spawn(async move {
+            let _alone = alone;
+            tracing::info!("a change of the database's voters was left half made: it is ended");
+            let ended = tokio::time::timeout(patience, raft.change_membership(wanted, true)).await;
+            if let Ok(Err(e)) = ended {
+                tracing::warn!("ending a half made change of the database's voters: {e}");
+            }
+        });
+    }
+
     async fn hand_over_here(&self, to: u64) -> Result<()> {
         if !self.status().voters.contains(&to) {
             return Err(Error::bad_request(format!("Database member {to} does not vote and can't lead")));
+        }
+        // It would wait for itself to be elected, and lead no more.
+        if to == self.options.id {
+            return Ok(());
         }
         self.raft.trigger().transfer_leader(to).await.map_err(unavailable)
     }
@@ -263,6 +290,7 @@ impl Db {
             }
         };
         tokio::select! {
+            biased;
             answer = answer => answer,
             () = self.deposed(leader) => Err(Error::unavailable("The leader of the database has changed")),
         }

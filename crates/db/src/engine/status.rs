@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Db;
+use super::runtime::blocking;
 
 /// What a member knows of the database's members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -157,6 +159,7 @@ impl Db {
         let mut server = self.raft.server_metrics();
         while alive.strong_count() > 0 && !self.machine.is_stopping() {
             tokio::select! {
+                biased;
                 _ = applied.changed() => {}
                 _ = halted.changed() => {}
                 changed = server.changed() => if changed.is_err() { tokio::time::sleep(ROUND).await },
@@ -165,6 +168,7 @@ impl Db {
             let status = self.status();
             if status.leads() {
                 self.heard.now();
+                self.end_half_made_change();
             }
             if status.diverged {
                 self.repair(&status).await;
@@ -191,8 +195,7 @@ impl Db {
         let machine = self.machine.clone();
         let repaired = async {
             let copy = self.post.fetch(source).await?;
-            let taken = tokio::task::spawn_blocking(move || machine.copy_in(&copy)).await;
-            taken.map_err(|e| api::Error::internal(e.to_string()))?.map_err(api::Error::from)
+            blocking(move || machine.copy_in(&copy)).await?.map_err(api::Error::from)
         };
         match repaired.await {
             Ok(true) => {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
     /// The types that the Raft library is used with.
-    pub Types: D = Command, R = Applied, Node = EmptyNode
+    pub Types: D = Command, R = Applied, Node = EmptyNode, AsyncRuntime = super::runtime::Runtime
 );
 
 pub(super) type Raft = openraft::Raft<Types, super::machine::Machine>;

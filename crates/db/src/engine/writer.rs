@@ -1,6 +1,6 @@
 //! Transactions: closures run on this replica, their changes go through the log to all.
 //!
-//! One thread runs them. All closures that wait are run in one SQLite transaction (each in a savepoint), whose
+//! One task runs them, on a thread of its own. All closures that wait are run in one SQLite transaction (each in a savepoint), whose
 //! changes are captured, rolled back, and proposed as one entry; each caller still gets its own result.
 //!
 //! When nothing is heard of a proposal, its fate is looked up before anything is run again. As long as nothing else
@@ -8,16 +8,17 @@
 //! first is applied, and the results that the callers get are those of the run that was applied.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{Error, Kind, Result};
 use rusqlite::Connection;
 use rusqlite::session::Session;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Db;
 use super::machine::{Fate, Halt, connect};
+use super::runtime::{on_its_own, random};
 use super::serve::Proposed;
 use super::types::{Applied, Command};
 use crate::tx::{Tx, failed};
@@ -66,30 +67,26 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
     }
 }
 
-/// Starts the thread of the writer. It ends when the sender of the jobs is gone.
-pub(super) fn start(db: Db, jobs: mpsc::Receiver<Box<dyn Job>>) -> Result<()> {
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new().name("db-writer".into()).spawn(move || run(&db, &jobs, &runtime))?;
-    Ok(())
+/// Starts the writer. It ends when the sender of the jobs is gone.
+pub(super) fn start(db: Db, jobs: mpsc::UnboundedReceiver<Box<dyn Job>>) -> Result<()> {
+    Ok(on_its_own("db-writer", run(db, jobs))?)
 }
 
-fn run(db: &Db, jobs: &mpsc::Receiver<Box<dyn Job>>, runtime: &tokio::runtime::Handle) {
+async fn run(db: Db, mut jobs: mpsc::UnboundedReceiver<Box<dyn Job>>) {
     let opened = connect(db.machine.path()).and_then(|c| c.pragma_update(None, "foreign_keys", true).map(|()| c));
-    let connection = match opened {
+    let mut connection = match opened {
         Ok(connection) => connection,
         Err(e) => return tracing::error!("no transactions are possible: {e}"),
     };
-    while let Ok(first) = jobs.recv() {
+    while let Some(first) = jobs.recv().await {
         let mut group = vec![first];
         group.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(GROUPED - 1));
         group.retain(|job| !job.given_up());
         if group.is_empty() {
             continue;
         }
-        let begin =
-            || Group { db, connection: &connection, runtime, deadline: Instant::now() + db.patience(), sent: None };
-        let mut all = begin();
-        let outcome = all.commit(&mut group);
+        let mut all = Group::new(&db, &mut connection);
+        let outcome = all.commit(&mut group).await;
         let refused = all.sent.is_none() && outcome.as_ref().is_err_and(|e| e.kind == Kind::BadRequest);
         if !refused {
             group.into_iter().for_each(|job| job.finish(outcome.clone()));
@@ -98,7 +95,7 @@ fn run(db: &Db, jobs: &mpsc::Receiver<Box<dyn Job>>, runtime: &tokio::runtime::H
         // One of them can't be replicated: the others are not to suffer for it.
         for job in group {
             let mut alone = [job];
-            let outcome = begin().commit(&mut alone);
+            let outcome = Group::new(&db, &mut connection).commit(&mut alone).await;
             alone.into_iter().for_each(|job| job.finish(outcome.clone()));
         }
     }
@@ -106,22 +103,25 @@ fn run(db: &Db, jobs: &mpsc::Receiver<Box<dyn Job>>, runtime: &tokio::runtime::H
 
 struct Group<'a> {
     db: &'a Db,
-    connection: &'a Connection,
-    runtime: &'a tokio::runtime::Handle,
+    connection: &'a mut Connection,
     deadline: Instant,
     /// What was proposed last, if it is not known what became of it.
     sent: Option<Command>,
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
+    fn new(db: &'a Db, connection: &'a mut Connection) -> Group<'a> {
+        Group { db, connection, deadline: Instant::now() + db.patience(), sent: None }
+    }
+
     /// Runs the group until it is in the log and on this replica, or until patience ends.
-    fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
+    async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
         loop {
-            let last = match self.attempt(group) {
+            let last = match self.attempt(group).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => Error::unavailable("Others wrote at the same time again and again"),
                 Err(e) if e.retryable() => {
-                    std::thread::sleep(PAUSE);
+                    tokio::time::sleep(PAUSE).await;
                     e
                 }
                 Err(e) => return Err(e),
@@ -141,10 +141,10 @@ impl Group<'_> {
     }
 
     /// One attempt; false if it changed nothing and has to be made again.
-    fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<bool> {
+    async fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<bool> {
         let (left, machine) = (self.left(), &self.db.machine);
-        let ticket = self.runtime.block_on(self.db.ticket(left))?;
-        self.runtime.block_on(self.db.wait_applied_for(ticket.base, self.left()))?;
+        let ticket = self.db.ticket(left).await?;
+        self.db.wait_applied_for(ticket.base, self.left()).await?;
         if let Some(Command::Write { base, txid, .. }) = &self.sent {
             match machine.fate(*base, txid)? {
                 Fate::Applied => return Ok(true),
@@ -159,17 +159,17 @@ impl Group<'_> {
             let (base, changeset) = self.run_all(group)?;
             if changeset.is_empty() {
                 // Nothing to write, and all that was read is as new as the ticket, which is newer than the call.
-                self.runtime.block_on(self.db.give_ticket_back(ticket.number));
+                self.db.give_ticket_back(ticket.number).await;
                 return Ok(true);
             }
-            let (schema, txid) = (machine.version(), rand::random());
+            let (schema, txid) = (machine.version(), random());
             self.sent = Some(Command::Write { schema, base, txid, changeset });
         }
         let Some(command) = self.sent.clone() else { return Ok(false) };
-        match self.runtime.block_on(self.db.propose(ticket.number, command, self.left())) {
+        match self.db.propose(ticket.number, command, self.left()).await {
             Ok(Proposed::Applied(Applied::Done, index)) => {
                 // It is done, whatever happens next; but the caller may want to read it here.
-                let here = self.runtime.block_on(self.db.wait_applied_for(index, self.left()));
+                let here = self.db.wait_applied_for(index, self.left()).await;
                 here.map(|()| true).map_err(|e| Error::internal(format!("The change was made. {}", e.message)))
             }
             Ok(Proposed::Applied(Applied::Stale | Applied::OtherSchema, _)) => Ok(false),
