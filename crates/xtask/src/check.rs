@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cli", &["api", "client"]),
     ("fuzz", &["api", "core", "host", "db", "drivers", "cluster", "daemon", "cli", "scriptlet"]),
     ("lab", &[]),
+    ("sim", &["api", "core", "db", "drivers", "cluster", "lab"]),
     ("xtask", &["api", "client", "lab"]),
 ];
 

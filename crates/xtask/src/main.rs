@@ -9,6 +9,7 @@ mod documents;
 mod fuzz;
 mod packages;
 mod sh;
+mod sim;
 mod test;
 mod torture;
 
@@ -62,6 +63,15 @@ enum Xtask {
     },
     /// Kill, pause, cut off and fill up members of a real cluster under load, and check what it promised.
     Torture(torture::Torture),
+    /// Let simulated clusters live, on new seeds; those that fail are added to what the tests always run.
+    Sim {
+        /// So many of each kind.
+        #[arg(long, default_value_t = 5000)]
+        seeds: u64,
+        /// Until it is stopped.
+        #[arg(long)]
+        forever: bool,
+    },
     /// The client of the benchmark.
     #[command(hide = true)]
     Load(bench::Load),
@@ -82,6 +92,7 @@ fn main() -> ExitCode {
         Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
         Xtask::Fuzz { target, minutes, seed } => fuzz::long(&target, minutes, seed),
         Xtask::Torture(wanted) => torture::run(&wanted),
+        Xtask::Sim { seeds, forever } => sim::run(seeds, forever),
         Xtask::Load(load) => bench::load(&load),
         Xtask::Setup => packages::install(),
         Xtask::Next => test::build(),

@@ -18,6 +18,7 @@ const AT_ONCE: usize = 3;
 /// Those that take longest, which begin first.
 const LONG: &[&str] = &[
     "torture",
+    "seeds",
     "healing",
     "evacuation",
     "upgrade",
