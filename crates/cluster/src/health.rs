@@ -341,10 +341,11 @@ impl Health {
         Ok(())
     }
 
-    /// The members as far as their roles in the database go.
+    /// The members as far as their roles in the database go; also a voter that is no member (any more), as a silent one:
+    /// it counts for the majority until it is taken out.
     pub fn voting(&self, status: &Status, members: &[Member], config: &Config) -> Vec<roles::Member> {
         let now = now();
-        members
+        let mut voting: Vec<roles::Member> = members
             .iter()
             .filter_map(|m| {
                 let id = m.raft_id?;
@@ -361,7 +362,11 @@ impl Health {
                     matched,
                 })
             })
-            .collect()
+            .collect();
+        let strangers = status.voters.iter().filter(|id| members.iter().all(|m| m.raft_id != Some(**id)));
+        let stranger = |id: &u64| roles::Member { id: *id, voter: true, ..roles::Member::default() };
+        voting.extend(strangers.map(stranger));
+        voting
     }
 
     async fn settle_roles(&self, db: &Db, members: &[Member], config: &Config) -> Result<()> {
@@ -475,6 +480,20 @@ mod tests {
         assert!(silent(&health).offline(), "it has had the time to hear of it");
         health.liveness.heard(2);
         assert!(!silent(&health).offline());
+    }
+
+    #[test]
+    fn a_voter_that_is_no_member_costs_nobody_else_the_vote() {
+        let program = Program { oldest: 1, latest: 1, extensions: 1 };
+        let health = Health::new(1, Arc::new(Links::new(Arc::new(Nobody))), program);
+        let status = Status { id: 1, voters: vec![1, 2, 3], ..Status::default() };
+        let members = [member(1, State::Created), member(2, State::Created)];
+        let voting = health.voting(&status, &members, &Config::new());
+        assert_eq!(voting.iter().map(|m| (m.id, m.healthy)).collect::<Vec<_>>(), [(1, true), (2, true), (3, false)]);
+        // Without the third, the second would go so that their number is odd: one of the two that are left then.
+        assert_eq!(roles::next(&voting, 3, 1), None);
+        let status = Status { voters: vec![1, 2], ..status };
+        assert!(roles::next(&health.voting(&status, &members, &Config::new()), 3, 1).is_some());
     }
 
     #[test]

@@ -212,7 +212,8 @@ fn ghost(cluster: &mut Cluster) -> Result<()> {
     cluster.incus(1, &["admin", "sql", "global", "DELETE FROM nodes WHERE name = 'server3'"])?;
     let nodes = || cluster.incus(1, &["admin", "sql", "local", "SELECT address FROM raft_nodes", "-f", "csv"]);
     assert!(nodes()?.contains("10.77.0.103:8443"));
-    repair(cluster, 1, &["remove-raft-node", "10.77.0.103:8443"], "yes\n")?.ok()?;
+    let removed = repair(cluster, 1, &["remove-raft-node", "10.77.0.103:8443"], "yes\n")?.ok();
+    removed.map_err(|e| format!("{e}\n{}", cluster.lab.logs()))?;
     cluster.incus(1, &["profile", "create", "p3"])?;
     cluster.until("the ghost gone", || Ok((!nodes()?.contains("10.77.0.103:8443")).then_some(())))
 }
