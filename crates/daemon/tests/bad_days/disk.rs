@@ -28,7 +28,7 @@ fn a_full_disk() -> Result<()> {
     let ballast = format!("{at}/ballast");
     let fill = || machine.run("dd", &["if=/dev/zero", &format!("of={ballast}"), "bs=64k"], "").map(drop);
     fill()?;
-    refused(&cluster, 1, &["launch", "busybox", "second", "-s", "small"], "No space left")?;
+    refused(&cluster, 1, &["launch", "busybox", "second", "-s", "small"], "The image doesn't fit")?;
     refused(&cluster, 1, &["copy", "first", "second"], "No space left")?;
     refused(&cluster, 1, &["snapshot", "create", "first", "s"], "No space left")?;
     let large = machine.dir.join("large");

@@ -12,10 +12,12 @@ use rustix::fs::{CWD, Mode, OFlags, fstatvfs, openat};
 
 use super::archive::Entry;
 
-/// Bytes of the file system that stay free.
+/// Bytes of the file system that stay free, unless that is more than [`PART`] of it.
 const RESERVE: u64 = 64 << 20;
-/// Files that may still be made on the file system when the image is there.
+/// Files that may still be made on the file system when the image is there; the same goes for them.
 const RESERVED_FILES: u64 = 1024;
+/// A small file system keeps no more than one in so many bytes and files.
+const PART: u64 = 16;
 /// Bytes between two looks at the file system.
 const STEP: u64 = 16 << 20;
 /// What an entry takes beside its contents, in bytes, so that ten million empty files are not for nothing.
@@ -82,12 +84,14 @@ impl Room {
                  stay free"
             )))
         };
-        if bytes.saturating_add(RESERVE) > free {
-            return refused("MiB", free >> 20, RESERVE >> 20);
+        let reserve = RESERVE.min(fs.f_blocks.saturating_mul(fs.f_frsize) / PART);
+        if bytes.saturating_add(reserve) > free {
+            return refused("KiB", free >> 10, reserve >> 10);
         }
         // Some file systems don't count files.
-        if fs.f_files > 0 && fs.f_favail < RESERVED_FILES {
-            return refused("files", fs.f_favail, RESERVED_FILES);
+        let reserve = RESERVED_FILES.min(fs.f_files / PART);
+        if fs.f_files > 0 && fs.f_favail < reserve {
+            return refused("files", fs.f_favail, reserve);
         }
         Ok(())
     }
