@@ -110,9 +110,12 @@ async fn counted(db: &Db) -> i64 {
     db.read(|tx| number(tx, "SELECT n FROM counter")).await.unwrap()
 }
 
+/// Short, for tests in which leaders change.
+const HEARTBEAT: Duration = Duration::from_millis(40);
+
 fn options(dir: &Path, id: u64, schema: Schema) -> Options {
     let mut options = Options::new(dir.join(id.to_string()), id, schema);
-    options.heartbeat = Duration::from_millis(40);
+    options.heartbeat = HEARTBEAT;
     options.patience = Duration::from_secs(6);
     options
 }
@@ -120,13 +123,15 @@ fn options(dir: &Path, id: u64, schema: Schema) -> Options {
 // ---- members -----------------------------------------------------------------------------------------------
 
 struct Cluster {
+    heartbeat: Duration,
     net: Arc<Net>,
     dir: tempfile::TempDir,
 }
 
 impl Cluster {
     async fn start(&self, id: u64, schema: Schema) -> Db {
-        let db = Db::open(options(self.dir.path(), id, schema), Arc::new(Plug(self.net.clone(), id))).await.unwrap();
+        let options = Options { heartbeat: self.heartbeat, ..options(self.dir.path(), id, schema) };
+        let db = Db::open(options, Arc::new(Plug(self.net.clone(), id))).await.unwrap();
         self.net.members.lock().unwrap().insert(id, db.clone());
         db
     }
@@ -147,7 +152,16 @@ impl Cluster {
 
 /// Three voters; the first leads.
 async fn three(schema: Schema) -> (Cluster, Vec<Db>) {
-    let cluster = Cluster { net: Arc::default(), dir: tempfile::tempdir().unwrap() };
+    three_at(HEARTBEAT, schema).await
+}
+
+/// Three of which the first one leads, also when there is little time for them.
+async fn calm_three(schema: Schema) -> (Cluster, Vec<Db>) {
+    three_at(Duration::from_millis(500), schema).await
+}
+
+async fn three_at(heartbeat: Duration, schema: Schema) -> (Cluster, Vec<Db>) {
+    let cluster = Cluster { heartbeat, net: Arc::default(), dir: tempfile::tempdir().unwrap() };
     let mut members = Vec::new();
     for id in 1..=3 {
         members.push(cluster.start(id, schema).await);
@@ -385,7 +399,7 @@ async fn a_leader_without_a_majority_says_so_and_steps_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_differs_is_replaced_by_a_copy() {
-    let (cluster, members) = three(OLD).await;
+    let (cluster, members) = calm_three(OLD).await;
     members[0].write(run("INSERT INTO parent (name) VALUES ('a'), ('b'), ('c')")).await.unwrap();
     same(&members).await;
     let spoil = |id: u64, text: &str| {
@@ -424,7 +438,7 @@ async fn a_replica_that_differs_is_replaced_by_a_copy() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_and_go() {
-    let (cluster, members) = three(OLD).await;
+    let (cluster, members) = calm_three(OLD).await;
     // Large enough for a copy of several parts.
     members[0].write(run("INSERT INTO parent (name) VALUES ('a')")).await.unwrap();
     for _ in 0..4 {
@@ -485,7 +499,7 @@ async fn a_leader_that_is_back_at_once_has_copies_for_who_lags_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_too_old_waits_for_its_upgrade() {
-    let cluster = Cluster { net: Arc::default(), dir: tempfile::tempdir().unwrap() };
+    let cluster = Cluster { heartbeat: HEARTBEAT, net: Arc::default(), dir: tempfile::tempdir().unwrap() };
     let first = cluster.start(1, OLD).await;
     first.bootstrap().await.unwrap();
     cluster.stop(first).await;
