@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -91,7 +92,18 @@ pub fn parent(pid: u32) -> Option<u32> {
 pub fn expects(pid: u32, signal: i32) -> bool {
     let mask = |key| status(pid, key).and_then(|m| u64::from_str_radix(&m, 16).ok()).unwrap_or(0);
     let bit = u32::try_from(signal - 1).ok().and_then(|n| 1u64.checked_shl(n)).unwrap_or(0);
-    (mask("SigCgt") | mask("SigBlk")) & bit != 0
+    (mask("SigCgt") | mask("SigBlk") | waits_for(pid).unwrap_or(0)) & bit != 0
+}
+
+/// The signals that it waits for just now, in `rt_sigtimedwait(2)`: so long they don't count as blocked.
+fn waits_for(pid: u32) -> Option<u64> {
+    let call = fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    let mut fields = call.split_whitespace();
+    fields.next().filter(|number| number.parse() == Ok(libc::SYS_rt_sigtimedwait))?;
+    let set = u64::from_str_radix(fields.next()?.strip_prefix("0x")?, 16).ok()?;
+    let mut signals = [0; 8];
+    fs::File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut signals, set).ok()?;
+    Some(u64::from_ne_bytes(signals))
 }
 
 /// When it was started.
@@ -143,5 +155,32 @@ mod tests {
         assert!(title(me).unwrap().contains("host"));
         assert_eq!(outside(me, "uid_map", 0).unwrap(), Some(0));
         assert!(!expects(me, libc::SIGUSR2));
+    }
+
+    #[test]
+    fn a_process_that_waits_for_a_signal_expects_that_one() {
+        // SAFETY: the child makes nothing but system calls, with pointers into its own stack.
+        let child = unsafe {
+            let child = libc::fork();
+            if child == 0 {
+                let mut set = std::mem::zeroed();
+                libc::sigemptyset(&raw mut set);
+                libc::sigaddset(&raw mut set, libc::SIGUSR2);
+                libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+                libc::sigwaitinfo(&raw const set, std::ptr::null_mut());
+                libc::_exit(0);
+            }
+            child
+        };
+        let process = Process::open(u32::try_from(child).unwrap()).unwrap().unwrap();
+        // Before it waits the signal is blocked, while it waits it is not.
+        while waits_for(process.pid()).is_none() {
+            assert!(!process.wait(Some(Duration::from_millis(1))).unwrap());
+        }
+        assert!(expects(process.pid(), libc::SIGUSR2) && !expects(process.pid(), libc::SIGUSR1));
+        assert!(process.signal(libc::SIGUSR2).unwrap());
+        assert!(process.wait(None).unwrap());
+        // SAFETY: a plain system call; the child is ours.
+        assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
     }
 }

@@ -128,11 +128,11 @@ impl Containers {
         let end = timeout.and_then(|t| Instant::now().checked_add(t));
         let Some(init) = self.init_pid(id)? else { return self.gone(id, end) };
         let container = self.open_configured(id)?;
+        let (signal, process) = (self.halt_signal(id), Process::open(init)?);
+        let listened = process::expects(init, signal);
         container.shutdown(0).context(format!("Asking \"{id}\" to shut down"))?;
-        // An init that has only just been started hears nothing yet: it is asked again as soon as it listens.
-        let signal = self.halt_signal(id);
-        let process = Process::open(init)?;
-        if !process::expects(init, signal) {
+        // An init that has only just been started may have heard nothing: it is asked again as soon as it listens.
+        if !listened {
             while process.as_ref().is_some_and(|p| matches!(p.wait(Some(GLANCE)), Ok(false))) {
                 if process::expects(init, signal) {
                     container.shutdown(0)?;
