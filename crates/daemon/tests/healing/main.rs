@@ -150,32 +150,62 @@ fn drawn(points: &[&'static str]) -> Vec<&'static str> {
     counted.filter(|(_, n)| all || !(n + turn).is_multiple_of(3)).map(|(point, _)| *point).collect()
 }
 
+/// A healing in the middle of which a daemon was killed.
+struct Struck {
+    /// The member that was switched off, which had c1.
+    victim: usize,
+    /// Whom to ask meanwhile.
+    other: usize,
+    /// The member that led; it takes no instances.
+    leader: usize,
+    /// The member whose daemon was killed when it came to the point.
+    held: usize,
+    /// What the witness had written before.
+    before: String,
+}
+
+/// Switches the member of c1 off, and kills the daemon that comes to `point` while c1 is healed.
+fn strike(world: &mut World, point: &str) -> Result<Struck> {
+    let (victim, other) = victim(world)?;
+    let leader = world.leader(other)?;
+    world.bring(other, "c1", victim)?;
+    // The member that leads dies, or goes on: the instance is not to go there.
+    world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=manual"])?;
+    let before = world.writes("c1", "")?;
+    for n in (1..=4).filter(|n| *n != victim) {
+        world.hold(n, point)?;
+    }
+    harm(world, Harm::PowerOff, victim)?;
+    let held = world.held()?;
+    world.cluster.kill(held)?;
+    (1..=4).for_each(|n| world.release(n));
+    Ok(Struck { victim, other, leader, held, before })
+}
+
+impl Struck {
+    /// Switches the member on again and brings back what was healed; `asked` is a member to ask, `after` what the witness
+    /// had written since.
+    fn mend(&self, world: &mut World, asked: usize, after: &str) -> Result<()> {
+        mend(world, Harm::PowerOff, self.victim)?;
+        world.cluster.incus(asked, &["cluster", "set", &format!("server{}", self.leader), "scheduler.instance=all"])?;
+        world.restore(asked, self.victim)?;
+        world.writes("c1", after)?;
+        world.one_after_another("c1")?;
+        Ok(())
+    }
+}
+
 /// The leader dies in the middle of healing: whoever leads then goes on.
 fn the_next_leader_goes_on(world: &mut World) -> Result<()> {
     for point in drawn(&LEADERS_POINTS) {
-        let (victim, other) = victim(world)?;
-        let leader = world.leader(other)?;
-        world.bring(other, "c1", victim)?;
-        // The instance is not to go to the one that dies.
-        world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=manual"])?;
-        let before = world.writes("c1", "")?;
-        for n in (1..=4).filter(|n| *n != victim) {
-            world.hold(n, point)?;
-        }
-        harm(world, Harm::PowerOff, victim)?;
-        let held = world.held()?;
-        world.cluster.kill(held)?;
-        (1..=4).for_each(|n| world.release(n));
+        let struck = strike(world, point)?;
+        let Struck { victim, held, other, .. } = struck;
         let other = if held == other { (1..=4).find(|n| *n != held && *n != victim).ok_or("no other")? } else { other };
-        let after = world.writes("c1", &before)?;
+        let after = world.writes("c1", &struck.before)?;
         println!("the leader killed at {point}: c1 goes on after {:.1} s", world.one_after_another("c1")?);
         world.status(other, victim, "EVACUATED")?;
         world.start(held)?;
-        mend(world, Harm::PowerOff, victim)?;
-        world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=all"])?;
-        world.restore(other, victim)?;
-        world.writes("c1", &after)?;
-        world.one_after_another("c1")?;
+        struck.mend(world, other, &after)?;
     }
     Ok(())
 }
@@ -183,29 +213,13 @@ fn the_next_leader_goes_on(world: &mut World) -> Result<()> {
 /// The member that is to start what was healed dies while it does, and is back: it runs there, once.
 fn the_one_that_receives_dies(world: &mut World) -> Result<()> {
     for point in ["member:start:before", "member:start:after"] {
-        let (victim, other) = victim(world)?;
-        let leader = world.leader(other)?;
-        world.bring(other, "c1", victim)?;
-        // Whoever leads goes on and is not to be the one.
-        world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=manual"])?;
-        let before = world.writes("c1", "")?;
-        for n in (1..=4).filter(|n| *n != victim) {
-            world.hold(n, point)?;
-        }
-        harm(world, Harm::PowerOff, victim)?;
-        let held = world.held()?;
-        world.cluster.kill(held)?;
-        (1..=4).for_each(|n| world.release(n));
-        world.start(held)?;
-        let after = world.writes("c1", &before)?;
+        let struck = strike(world, point)?;
+        world.start(struck.held)?;
+        let after = world.writes("c1", &struck.before)?;
         println!("the target killed at {point}: c1 goes on after {:.1} s", world.one_after_another("c1")?);
-        world.status(leader, victim, "EVACUATED")?;
+        world.status(struck.leader, struck.victim, "EVACUATED")?;
         world.writes_on("c1", &after)?;
-        mend(world, Harm::PowerOff, victim)?;
-        world.cluster.incus(leader, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=all"])?;
-        world.restore(leader, victim)?;
-        world.writes("c1", &after)?;
-        world.one_after_another("c1")?;
+        struck.mend(world, struck.leader, &after)?;
     }
     Ok(())
 }
