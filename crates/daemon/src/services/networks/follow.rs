@@ -14,13 +14,14 @@ use db::warnings::{Entity, Subject};
 use drivers::network::{Definition, Networks};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
+use tokio::time::MissedTickBehavior;
 
 use super::made::{Made, Wanted};
 use crate::paths::Paths;
 use crate::state::Daemon;
 
-/// When what could not be made is tried again: a link may have come meanwhile.
-const AGAIN: Duration = Duration::from_secs(60);
+/// When what could not be made or taken down is tried again: a link may have come or gone meanwhile.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// This member's places of the networks.
 pub struct Places {
@@ -159,10 +160,12 @@ pub async fn start(daemon: &Arc<Daemon>) -> Result<()> {
 
 /// Keeps this member in line with the database.
 pub async fn follow(daemon: Arc<Daemon>) {
+    let mut rounds = tokio::time::interval(AGAIN);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let again = tokio::select! {
             () = daemon.places.due.notified() => false,
-            () = tokio::time::sleep(AGAIN) => true,
+            _ = rounds.tick() => true,
         };
         if again && !daemon.places.made.has_failed() {
             continue;

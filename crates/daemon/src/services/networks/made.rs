@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::error::Context as _;
@@ -28,6 +29,8 @@ pub struct Made {
     made: Mutex<BTreeMap<i64, Definition>>,
     /// What could not be made, and why: it is not tried again at each change of the database.
     failed: Mutex<BTreeMap<i64, (Definition, Error)>>,
+    /// True if something could not be taken down.
+    left: AtomicBool,
 }
 
 impl Made {
@@ -38,7 +41,13 @@ impl Made {
             tracing::warn!("{} says nothing about the networks of this member: {e}", file.display());
             None
         });
-        Made { networks, file, made: Mutex::new(made.unwrap_or_default()), failed: Mutex::default() }
+        Made {
+            networks,
+            file,
+            made: Mutex::new(made.unwrap_or_default()),
+            failed: Mutex::default(),
+            left: AtomicBool::new(false),
+        }
     }
 
     /// Brings this member in line with what is wanted; what became of each. `again` also looks after those that have
@@ -48,11 +57,14 @@ impl Made {
             lock(&self.failed).clear();
         }
         let gone: Vec<i64> = self.all().into_keys().filter(|id| wanted.iter().all(|w| w.id != *id)).collect();
+        let mut left = false;
         for id in gone {
             if let Err(e) = self.remove(id) {
                 tracing::error!("a network that was deleted: {e}");
+                left = true;
             }
         }
+        self.left.store(left, Ordering::Relaxed);
         lock(&self.failed).retain(|id, _| wanted.iter().any(|w| w.id == *id));
         wanted.iter().map(|w| (w.id, self.bring_one(w, again))).collect()
     }
@@ -133,9 +145,9 @@ impl Made {
         lock(&self.made).clone()
     }
 
-    /// True if something could not be made.
+    /// True if something could not be made or taken down.
     pub fn has_failed(&self) -> bool {
-        !lock(&self.failed).is_empty()
+        self.left.load(Ordering::Relaxed) || !lock(&self.failed).is_empty()
     }
 
     fn note(&self, id: i64, def: Option<&Definition>) -> Result<()> {
