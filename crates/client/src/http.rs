@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::endpoint::{Reply, fill};
 use api::envelope::Envelope;
@@ -27,16 +27,19 @@ use tokio::net::{TcpStream, UnixStream};
 /// A server that has sent nothing for so long is asked whether it is still there, so often, and so many times.
 const SILENCE: Duration = Duration::from_secs(5);
 const ASK: (Duration, u32) = (Duration::from_secs(3), 3);
+/// Servers close a connection on which nothing was asked for half a minute: one that has been idle for so long is not used
+/// any more, lest a request meet the end of it.
+const IDLE: Duration = Duration::from_secs(20);
 /// What it does not confirm to have got within this time, in milliseconds, it will not get.
 const CONFIRM: u32 = 60_000;
 
-/// Lets the connection break when the machine at its other end is gone: one that has lost its power does not hang up.
-fn notice_silence(stream: &TcpStream) -> std::io::Result<()> {
+/// Lets a connection break when the machine at its other end is gone: one that has lost its power does not hang up. After
+/// so much silence the kernel asks whether it is there, so many `times`, one after each time `every`.
+pub fn keep_alive(stream: &TcpStream, silence: Duration, every: Duration, times: u32) -> std::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, SILENCE)?;
-    sockopt::set_tcp_keepintvl(stream, ASK.0)?;
-    sockopt::set_tcp_keepcnt(stream, ASK.1)?;
-    Ok(sockopt::set_tcp_user_timeout(stream, CONFIRM)?)
+    sockopt::set_tcp_keepidle(stream, silence)?;
+    sockopt::set_tcp_keepintvl(stream, every)?;
+    Ok(sockopt::set_tcp_keepcnt(stream, times)?)
 }
 
 /// The body of a request.
@@ -65,7 +68,8 @@ enum Way {
 /// A server, and the open connections to it.
 pub struct Remote {
     way: Way,
-    idle: Mutex<Vec<SendRequest<Body>>>,
+    /// Connections that wait for a request, and since when.
+    idle: Mutex<Vec<(Instant, SendRequest<Body>)>>,
 }
 
 /// Reads the envelope of the answer to `what`; an error envelope becomes the error.
@@ -115,7 +119,8 @@ impl Remote {
             Way::Tls { address, config } => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                notice_silence(&stream)?;
+                keep_alive(&stream, SILENCE, ASK.0, ASK.1)?;
+                sockopt::set_tcp_user_timeout(&stream, CONFIRM)?;
                 // The certificate is pinned: the name serves no purpose but to be there.
                 let name = ServerName::try_from("incus").map_err(std::io::Error::other)?;
                 Box::new(tokio_rustls::TlsConnector::from(config.clone()).connect(name, stream).await?)
@@ -125,16 +130,16 @@ impl Remote {
 
     /// Sends a request and gives the answer with its body still to be read, whatever its status is.
     ///
-    /// The request is sent once: an idle connection is only used if it is still open.
+    /// The request is sent once: an idle connection is only used if it is open, and its server will not just be closing it.
     pub async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>> {
         if !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("incus"));
         }
         let idle = {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|sender| !sender.is_closed());
+            idle.retain(|(since, sender)| !sender.is_closed() && since.elapsed() < IDLE);
             // One whose last answer is still being read is not ready, and stays for later.
-            idle.iter().position(SendRequest::is_ready).map(|i| idle.swap_remove(i))
+            idle.iter().position(|(_, sender)| sender.is_ready()).map(|i| idle.swap_remove(i).1)
         };
         let mut sender = match idle {
             Some(sender) => sender,
@@ -145,7 +150,7 @@ impl Remote {
         if answer.status() != hyper::StatusCode::SWITCHING_PROTOCOLS {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < KEPT {
-                idle.push(sender);
+                idle.push((Instant::now(), sender));
             }
         }
         Ok(answer)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use api::error::Context as _;
 use api::{Error, Result};
+use client::http::keep_alive;
 use client::tls::fingerprint_of;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -106,7 +107,7 @@ pub fn https(daemon: Arc<Daemon>, listener: TcpListener, only: Option<&'static s
             // Whoever is not even refused is closed without a handshake: that would cost more than asking did.
             let Some(seated) = daemon.door.knock(peer) else { continue };
             let _ = stream.set_nodelay(true);
-            notice_the_dead(&stream);
+            let _ = keep_alive(&stream, SILENCE, SILENCE / 6, 6);
             let (daemon, open) = (daemon.clone(), listening.watch());
             tokio::spawn(async move {
                 let acceptor = tokio_rustls::TlsAcceptor::from(daemon.server_tls());
@@ -118,15 +119,6 @@ pub fn https(daemon: Arc<Daemon>, listener: TcpListener, only: Option<&'static s
             });
         }
     })
-}
-
-/// Has the kernel find out when the other end is gone without having said so.
-fn notice_the_dead(stream: &tokio::net::TcpStream) {
-    use rustix::net::sockopt;
-    let _ = sockopt::set_socket_keepalive(stream, true);
-    let _ = sockopt::set_tcp_keepidle(stream, SILENCE);
-    let _ = sockopt::set_tcp_keepintvl(stream, SILENCE / 6);
-    let _ = sockopt::set_tcp_keepcnt(stream, 6);
 }
 
 async fn tls_caller(daemon: &Daemon, peer: SocketAddr, certificate: Option<Vec<u8>>) -> Caller {
