@@ -1,7 +1,7 @@
 //! The member's own database, `database/local.db`: what it must know before it can reach the others.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::internal::SqlResult;
 use api::key::Config;
@@ -105,6 +105,8 @@ pub struct TrustedServer {
 #[derive(Clone, Debug)]
 pub struct Local {
     connection: Arc<Mutex<Connection>>,
+    /// All keys of the configuration, unless it may have changed since they were read.
+    config: Arc<Mutex<Option<Config>>>,
 }
 
 impl Local {
@@ -127,7 +129,7 @@ impl Local {
     }
 
     fn prepare(connection: Connection, now: Timestamp) -> Result<Local> {
-        let local = Local { connection: Arc::new(Mutex::new(connection)) };
+        let local = Local { connection: Arc::new(Mutex::new(connection)), config: Arc::default() };
         local.write(|tx| {
             let have = crate::schema::version(tx.0)?;
             // It may be newer than this program: migrations only add, so that the program can be taken back.
@@ -149,13 +151,26 @@ impl Local {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let transaction = connection.transaction().map_err(failed)?;
         let value = f(&Tx(&transaction))?;
-        transaction.commit().map_err(failed)?;
-        Ok(value)
+        let committed = transaction.commit().map_err(failed);
+        *self.known_config() = None;
+        committed.map(|()| value)
+    }
+
+    fn known_config(&self) -> MutexGuard<'_, Option<Config>> {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All keys of the member's own configuration.
     pub fn config(&self) -> Result<Config> {
-        self.read(config::get)
+        if let Some(known) = &*self.known_config() {
+            return Ok(known.clone());
+        }
+        self.read(|tx| {
+            let read = config::get(tx)?;
+            // Nobody writes meanwhile.
+            *self.known_config() = Some(read.clone());
+            Ok(read)
+        })
     }
 
     /// One value of the member's own configuration.

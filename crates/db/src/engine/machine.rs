@@ -50,6 +50,11 @@ pub struct Machine {
     shared: Arc<Shared>,
 }
 
+fn next_revision() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 struct Shared {
     path: PathBuf,
     schema: Schema,
@@ -58,6 +63,7 @@ struct Shared {
     /// `state` by who needs both.
     gate: Mutex<()>,
     data_index: AtomicU64,
+    revision: AtomicU64,
     version: AtomicI64,
     incarnation: AtomicU64,
     applied: watch::Sender<u64>,
@@ -190,6 +196,7 @@ impl Machine {
             schema,
             gate: Mutex::default(),
             data_index: AtomicU64::new(standing.data_index),
+            revision: AtomicU64::new(next_revision()),
             version: AtomicI64::new(standing.version),
             incarnation: AtomicU64::new(standing.incarnation),
             applied: watch::Sender::new(standing.last.map_or(0, |id| id.index())),
@@ -220,6 +227,11 @@ impl Machine {
     /// The index of the last entry that changed data.
     pub fn data_index(&self) -> u64 {
         self.shared.data_index.load(Ordering::SeqCst)
+    }
+
+    /// Names what is in the replica: no other replica that this program opens ever has the same.
+    pub fn revision(&self) -> u64 {
+        self.shared.revision.load(Ordering::SeqCst)
     }
 
     /// The schema version of the replica; 0 before the first migration.
@@ -292,7 +304,9 @@ impl Machine {
     }
 
     fn publish(&self, standing: &Standing) {
-        self.shared.data_index.store(standing.data_index, Ordering::SeqCst);
+        if self.shared.data_index.swap(standing.data_index, Ordering::SeqCst) != standing.data_index {
+            self.shared.revision.store(next_revision(), Ordering::SeqCst);
+        }
         self.shared.version.store(standing.version, Ordering::SeqCst);
         self.shared.incarnation.store(standing.incarnation, Ordering::SeqCst);
         self.shared.applied.send_replace(standing.last.map_or(0, |id| id.index()));
@@ -440,6 +454,8 @@ impl Machine {
         // The log is cut where the copy ends.
         self.sync(&state.db)?;
         state.standing = load(&state.db)?;
+        // It may differ from what was here, at the same index.
+        self.shared.revision.store(next_revision(), Ordering::SeqCst);
         self.publish(&state.standing);
         self.shared.halted.send_replace(None);
         self.shared.go_on.notify_waiters();

@@ -166,6 +166,8 @@ pub struct Db {
     /// Why the log can't be written, while it can't.
     stuck: watch::Receiver<Option<String>>,
     slow_writes: log::SlowWrites,
+    /// The term in which this member, as the leader, has begun to let another one lead; 0 if none.
+    handing_over: Arc<AtomicU64>,
     /// Held while the members are changed, which takes several steps.
     changing: Arc<tokio::sync::Mutex<()>>,
     lock: Arc<File>,
@@ -230,6 +232,7 @@ impl Db {
             quiet_until,
             stuck,
             slow_writes,
+            handing_over: Arc::default(),
             changing: Arc::default(),
             lock,
             handle: None,
@@ -329,6 +332,12 @@ impl Db {
     /// The index of the last entry that changed data in this replica.
     pub fn data_index(&self) -> u64 {
         self.machine.data_index()
+    }
+
+    /// Names the data that is in this replica: what was read from it is still true as long as this is the same. It means
+    /// nothing to other members, or to this one after a restart.
+    pub fn revision(&self) -> u64 {
+        self.machine.revision()
     }
 
     /// Returns when this replica's data is newer than that of the entry `index`.

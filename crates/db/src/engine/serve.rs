@@ -1,16 +1,17 @@
 //! What members ask of each other, and in particular of the leader: both sides of it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::{Error, Result};
 use bytes::Bytes;
-use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::impls::EmptyNode;
 use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::type_config::alias::SnapshotOf;
+use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::copy::Copy;
@@ -154,11 +155,38 @@ impl Db {
         }
     }
 
+    /// What part of the lease this member relies on as a leader: the rest is left to clocks that do not run alike.
+    fn relied_on(&self) -> Duration {
+        self.options.lease() / 3 * 2
+    }
+
+    /// The last entry that this replica has applied, if this member knows without asking anybody that it leads: then
+    /// nobody was told of a later one. Writes are acknowledged when the leader has applied them, and those of earlier
+    /// leaders stand before the first entry of this one.
+    fn knows_newest(&self) -> Option<u64> {
+        {
+            let metrics = self.raft.metrics();
+            let known = metrics.borrow_watched();
+            let own_entry = known.last_applied.as_ref()?.committed_leader_id();
+            let leads = known.state.is_leader() && *own_entry == *known.vote.leader_id();
+            if !leads || self.handing_over.load(Ordering::SeqCst) == known.current_term {
+                return None;
+            }
+            let alone = known.membership_config.membership().voter_ids().eq([self.options.id]);
+            let heard = known.last_quorum_acked.is_some_and(|at| at.into_inner().elapsed() < self.relied_on());
+            if !alone && !heard {
+                return None;
+            }
+        }
+        Some(*self.machine.watch_applied().borrow())
+    }
+
     /// On the leader: makes sure that it still leads; the index that a reader must have seen.
     async fn confirm_lead(&self) -> Result<u64> {
-        let lease = self.options.lease();
-        // A third of the lease is left unused, for clocks that do not run alike.
-        let recently = LinearizerOption::new(Some(lease / 3 * 2), true).with_wait_timeout(lease);
+        if let Some(index) = self.knows_newest() {
+            return Ok(index);
+        }
+        let recently = LinearizerOption::new(Some(self.relied_on()), true).with_wait_timeout(self.options.lease());
         let linearizer = self.raft.get_read_linearizer(recently).await.map_err(unavailable)?;
         let state = linearizer.await_ready(&self.raft).await.map_err(unavailable)?;
         Ok(state.read_log_id().index())
@@ -254,6 +282,9 @@ impl Db {
         if to == self.options.id {
             return Ok(());
         }
+        // From now on the others vote against this member whenever they are asked to.
+        let term = self.raft.metrics().borrow_watched().current_term;
+        self.handing_over.store(term, Ordering::SeqCst);
         self.raft.trigger().transfer_leader(to).await.map_err(unavailable)
     }
 }
@@ -326,6 +357,9 @@ impl Db {
 
     /// Returns when this replica holds everything that was acknowledged before the call.
     pub async fn read_barrier(&self) -> Result<()> {
+        if self.knows_newest().is_some() {
+            return Ok(());
+        }
         self.reader.barrier(|| self.ask_and_wait()).await
     }
 
