@@ -12,6 +12,7 @@ mod fork;
 mod guard;
 mod instances;
 mod join;
+mod kept;
 mod leases;
 mod locks;
 mod moved;

@@ -1,6 +1,7 @@
 //! The daemon as a whole: what its parts find each other by.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -33,11 +34,12 @@ use crate::events::Hub;
 use crate::guard::Guard;
 use crate::instances::Instances;
 use crate::instances::placing::Placing;
+use crate::kept::Kept;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
 use crate::pki::{Pki, Verdict};
 use crate::plans::Plans;
-use crate::services::instances::Consoles;
+use crate::services::instances::{Consoles, Seen, Which};
 use crate::sockets::Sockets;
 
 /// How long a reader waits for a majority to confirm that the own replica is up to date.
@@ -46,6 +48,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// What of the database every request needs, kept in memory and renewed when the database changes.
 #[derive(Clone, Default)]
 pub struct Snapshot {
+    /// The [revision](Db::revision) of the database that it was read from; an older one if that has changed meanwhile.
+    revision: u64,
     /// All members.
     pub members: Vec<Member>,
     /// All trusted certificates.
@@ -62,6 +66,7 @@ impl Snapshot {
     /// Reads it.
     pub fn load(tx: &Tx<'_>) -> Result<Snapshot> {
         Ok(Snapshot {
+            revision: 0,
             members: db::members::list(tx)?,
             certificates: db::certificates::list(tx)?,
             config: db::config::get(tx)?,
@@ -113,6 +118,8 @@ pub struct Daemon {
     pub placing: Placing,
     /// Plans that this member carries out.
     pub plans: Plans,
+    /// Instances as clients see them.
+    pub instance_lists: Kept<Which, Vec<Seen>>,
     /// Leases of volumes that all members reach.
     pub leases: crate::leases::Leases,
     /// How many may be connected.
@@ -179,6 +186,7 @@ impl Daemon {
             instances: Instances::default(),
             placing: Placing::default(),
             plans: Plans::default(),
+            instance_lists: Kept::default(),
             leases: crate::leases::Leases::default(),
             door: Door::new(files_at_once()),
             listeners: tokio::sync::Mutex::default(),
@@ -282,18 +290,50 @@ impl Daemon {
         f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + Sync + 'static,
     ) -> Result<T> {
         let db = self.db();
-        let mut confirmed = false;
+        self.catch_up(&db).await;
+        db.peek(f).await
+    }
+
+    /// As [`Daemon::view`], of what is often asked for: it is read again when the database has changed.
+    pub async fn view_kept<K: Eq + Hash + Send, T: Send + Sync + 'static>(
+        &self,
+        kept: &Kept<K, T>,
+        key: K,
+        f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + Sync + 'static,
+    ) -> Result<Arc<T>> {
+        let db = self.db();
+        self.catch_up(&db).await;
+        let revision = db.revision();
+        if let Some(value) = kept.get(revision, &key) {
+            return Ok(value);
+        }
+        let value = Arc::new(db.peek(f).await?);
+        if db.revision() == revision {
+            kept.put(revision, key, value.clone());
+        }
+        Ok(value)
+    }
+
+    /// What every request needs, from the newest state as [`Daemon::view`] knows it.
+    pub async fn newest(&self) -> Result<Arc<Snapshot>> {
+        let db = self.db();
+        self.catch_up(&db).await;
+        if self.snapshot().revision != db.revision() {
+            self.refresh().await?;
+        }
+        Ok(self.snapshot())
+    }
+
+    /// Brings the own replica to the newest state, or notes that the answer to the request may be older.
+    async fn catch_up(&self, db: &Db) {
         if db.status().leader.is_some() && !self.majority_missed_lately() {
             // What can't be had in a moment can't be had: the replica answers, and the next readers don't wait for it.
             match tokio::time::timeout(MOMENT, db.read_barrier()).await {
-                Ok(Ok(())) => confirmed = true,
+                Ok(Ok(())) => return,
                 _ => self.majority_missed(),
             }
         }
-        if !confirmed {
-            reply::unconfirmed();
-        }
-        db.peek(f).await
+        reply::unconfirmed();
     }
 
     fn majority_missed(&self) {
@@ -309,7 +349,10 @@ impl Daemon {
     pub async fn refresh(&self) -> Result<()> {
         // One after another, so that what was read earlier never replaces what was read later.
         let _one = self.refreshing.lock().await;
-        let mut fresh = self.db().peek(Snapshot::load).await?;
+        let db = self.db();
+        let revision = db.revision();
+        self.instance_lists.forget_unless(revision);
+        let mut fresh = Snapshot { revision, ..db.peek(Snapshot::load).await? };
         crate::moved::apply(&self.moved(), &mut fresh.members);
         {
             let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,6 @@
 //! From a request to its handler: path, method, permission, member, body; and from its result to the answer.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use api::endpoint::{Background, List, Listed, Method, Reply, Sync};
@@ -67,13 +68,14 @@ impl Router {
         });
     }
 
-    /// Answers an endpoint with a list: URLs, or the things themselves with `?recursion=`.
-    pub fn list<B, T, F, Fut>(&mut self, endpoint: &Endpoint<B, List<T>>, handler: F)
+    /// Answers an endpoint with a list: URLs, or the things themselves with `?recursion=`. They may be shared.
+    pub fn list<B, T, S, F, Fut>(&mut self, endpoint: &Endpoint<B, List<T>>, handler: F)
     where
         B: DeserializeOwned + Send + 'static,
-        T: Listed + Send + 'static,
+        T: Listed + 'static,
+        S: Borrow<T> + Send + 'static,
         F: Fn(Cx, B) -> Fut + Send + std::marker::Sync + Clone + 'static,
-        Fut: Future<Output = Result<Vec<T>>> + Send,
+        Fut: Future<Output = Result<Vec<S>>> + Send,
     {
         self.add(endpoint, move |cx, request| {
             let handler = handler.clone();
@@ -82,9 +84,10 @@ impl Router {
                 let (names, trust) = (matches!(cx.param("recursion"), "" | "0"), cx.caller.trust.clone());
                 let filter = Filter::parse(cx.param("filter"))?;
                 let things = handler(cx, body).await?;
+                let things: Vec<&T> = things.iter().map(Borrow::borrow).collect();
                 if filter == Filter::All && !matches!(trust, Trust::Restricted(_)) {
                     return match names {
-                        true => reply::sync(&things.iter().map(Listed::url).collect::<Vec<_>>()),
+                        true => reply::sync(&things.iter().map(|t| t.url()).collect::<Vec<_>>()),
                         false => reply::sync(&things),
                     };
                 }

@@ -167,15 +167,23 @@ impl Expander {
     }
 }
 
+/// An instance with what its profiles add; for many of them there is the [`Expander`].
+pub fn expanded(tx: &Tx<'_>, row: Instance) -> Result<Loaded> {
+    let profiles = db::profiles::named(tx, &row.project, &row.profiles)?;
+    let of_profiles = profiles.iter().map(|p| (&p.config, &p.devices));
+    let (config, devices) = incus_core::expand::expand(of_profiles, (&row.config, &row.devices));
+    Ok(Loaded { row, config, devices })
+}
+
 /// The instance of that name, from the newest state of the database.
 pub async fn load(daemon: &Arc<Daemon>, project: &str, name: &str) -> Result<Loaded> {
     let (project, name) = (project.to_owned(), name.to_owned());
-    daemon.view(move |tx| Ok(Expander::new(tx)?.load(db::instances::get(tx, &project, &name)?))).await
+    daemon.view(move |tx| expanded(tx, db::instances::get(tx, &project, &name)?)).await
 }
 
 /// The instance with that row id, from the newest state of the database.
 pub async fn by_id(daemon: &Arc<Daemon>, id: i64) -> Result<Loaded> {
-    daemon.view(move |tx| Ok(Expander::new(tx)?.load(db::instances::by_id(tx, id)?))).await
+    daemon.view(move |tx| expanded(tx, db::instances::by_id(tx, id)?)).await
 }
 
 /// The instance with that row id, which must be on this member and be no plan's business. The caller holds its lock,
@@ -184,7 +192,7 @@ pub async fn here(daemon: &Arc<Daemon>, id: i64) -> Result<Loaded> {
     let own = daemon.member_id();
     daemon
         .view(move |tx| {
-            let l = Expander::new(tx)?.load(db::instances::by_id(tx, id)?);
+            let l = expanded(tx, db::instances::by_id(tx, id)?)?;
             if l.row.member_id != own {
                 return Err(Error::unavailable(format!(
                     "The instance is on the member \"{}\" now: try again",

@@ -20,7 +20,7 @@ use incus_core::quorum::{self, Left};
 
 use super::{Body, Part, Spot, Wanted, begin, member, must_be_free};
 use crate::instances::scripted::{self, Planned, Reason, ToPlace};
-use crate::instances::{Expander, Loaded, placing};
+use crate::instances::{Expander, Loaded, expanded, placing};
 use crate::operations::{Operation, Resources};
 use crate::services::pools;
 use crate::state::Daemon;
@@ -256,7 +256,7 @@ async fn here_known(daemon: &Arc<Daemon>, which: Filter<'static>) -> Result<Vec<
 pub async fn elsewhere(daemon: &Arc<Daemon>, id: i64, not: &[i64]) -> Result<i64> {
     let asked = daemon.clone();
     let read = move |tx: &Tx<'_>| {
-        let l = Expander::new(tx)?.load(db::instances::by_id(tx, id)?);
+        let l = expanded(tx, db::instances::by_id(tx, id)?)?;
         known(tx, &asked, &l, &pools::remote_names(tx)?).map(|known| (l, known))
     };
     let (l, known) = daemon.view(read).await?;

@@ -8,7 +8,7 @@ use api::keys::server::{SHUTDOWN_ACTION, SHUTDOWN_TIMEOUT};
 use db::members::State;
 
 use super::{cancel, evacuate};
-use crate::state::{Daemon, Snapshot};
+use crate::state::Daemon;
 
 /// How long a cancelled evacuation may take to end what it has begun.
 const ENDING: Duration = Duration::from_secs(60);
@@ -16,7 +16,7 @@ const ENDING: Duration = Duration::from_secs(60);
 /// Empties this member if the configuration wants that, within `core.shutdown_timeout`; what is left then is stopped
 /// as at any shutdown, and starts here again. The member stays evacuated until somebody restores it.
 pub async fn evacuate_first(daemon: &Arc<Daemon>) {
-    let snapshot = match daemon.view(Snapshot::load).await {
+    let snapshot = match daemon.newest().await {
         Ok(newest) => newest,
         Err(e) => return tracing::warn!("looking whether this member is to be evacuated: {e}"),
     };

@@ -37,7 +37,7 @@ pub fn routes(r: &mut Router) {
 
 /// The members as clients see them, from one moment of the database.
 pub(super) struct Shown {
-    pub(super) snapshot: Snapshot,
+    pub(super) snapshot: Arc<Snapshot>,
     pub(super) status: db::Status,
     standbys: Vec<u64>,
     compared: Compared,
@@ -46,7 +46,7 @@ pub(super) struct Shown {
 
 impl Shown {
     pub(super) async fn load(daemon: &Daemon) -> Result<Shown> {
-        let snapshot = daemon.view(Snapshot::load).await?;
+        let snapshot = daemon.newest().await?;
         let status = daemon.db().status();
         let candidates: Vec<roles::Member> = snapshot
             .members
@@ -152,7 +152,7 @@ async fn add(cx: Cx, new: ClusterMembersPost) -> Result<Arc<Operation>> {
     let name = new.server_name;
     api::name::member(&name)?;
     let taken = |m: &Member| m.name == name && m.state != State::Pending;
-    if cx.daemon.view(Snapshot::load).await?.members.iter().any(taken) {
+    if cx.daemon.newest().await?.members.iter().any(taken) {
         return Err(Error::conflict(format!("The cluster already has a member with name: {name}")));
     }
     let expiry = cx.daemon.snapshot().config.read(&api::keys::server::JOIN_TOKEN_EXPIRY);

@@ -52,7 +52,7 @@ async fn get(cx: Cx, (): ()) -> Result<Server> {
 
 /// What holds everywhere, and this member's own.
 async fn shown_config(daemon: &Daemon) -> Result<Config> {
-    let mut config = daemon.view(db::config::get).await?;
+    let mut config = daemon.newest().await?.config.clone();
     config.extend(daemon.local.config()?);
     Ok(config)
 }

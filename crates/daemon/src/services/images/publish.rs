@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::add::{Wishes, add};
 use super::incoming::{Received, Writer};
 use crate::edge::{Body, Cx, forward, reply};
-use crate::instances::{self, Expander, Loaded};
+use crate::instances::{self, Loaded, expanded};
 use crate::operations::{Operation, Resources};
 use crate::{blocking, services};
 
@@ -43,7 +43,7 @@ impl Original {
         let project = cx.project().to_owned();
         cx.daemon
             .view(move |tx| {
-                let loaded = Expander::new(tx)?.load(db::instances::get(tx, &project, &name)?);
+                let loaded = expanded(tx, db::instances::get(tx, &project, &name)?)?;
                 if let Some(snapshot) = &snapshot {
                     db::snapshots::get(tx, loaded.row.id, snapshot)?;
                 }

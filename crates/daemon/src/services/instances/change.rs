@@ -14,7 +14,7 @@ use super::{changeable, check, find_here, snapshots};
 use crate::blocking;
 use crate::edge::Cx;
 use crate::instances::start::Limits;
-use crate::instances::{self, Expander, Loaded, devices};
+use crate::instances::{self, Loaded, devices, expanded};
 use crate::operations::Operation;
 use crate::services::{Change, project_rules};
 use crate::state::Daemon;
@@ -66,7 +66,7 @@ pub async fn apply(daemon: &Arc<Daemon>, old: &Loaded, new: InstancePut) -> Resu
     let mut l = daemon
         .view(move |tx| {
             db::profiles::named(tx, &wanted.project, &wanted.profiles)?;
-            let l = Expander::new(tx)?.load(wanted.clone());
+            let l = expanded(tx, wanted.clone())?;
             project_rules::check_with(tx, &wanted.project, Some(&l))?;
             Ok(l)
         })

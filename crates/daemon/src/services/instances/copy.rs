@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blocking;
 use crate::edge::Cx;
 use crate::edge::auth::check;
-use crate::instances::{Expander, Loaded};
+use crate::instances::{Loaded, expanded};
 use crate::operations::Operation;
 use crate::services::pools;
 use crate::state::Daemon;
@@ -47,7 +47,7 @@ impl Original {
         }
         cx.daemon
             .view(move |tx| {
-                let loaded = Expander::new(tx)?.load(db::instances::get(tx, &project, &name)?);
+                let loaded = expanded(tx, db::instances::get(tx, &project, &name)?)?;
                 let id = loaded.row.id;
                 let snapshot = snapshot.as_ref().map(|s| db::snapshots::get(tx, id, s)).transpose()?;
                 let pool = db::volumes::of_instance(tx, id)?.pool;

@@ -28,7 +28,7 @@ use crate::edge::reply;
 use crate::edge::{Body, Cx, Incoming, forward, request};
 use crate::instances::placing::{self, Placed};
 use crate::instances::scripted::ToPlace;
-use crate::instances::{Expander, Loaded, start};
+use crate::instances::{Loaded, expanded, start};
 use crate::operations::Operation;
 use crate::plans::point;
 use crate::services::images::add::Wishes;
@@ -271,7 +271,7 @@ async fn preview(daemon: &Arc<Daemon>, new: &NewInstance) -> Result<Loaded> {
                 return Err(Error::conflict(format!("Instance \"{}\" already exists", new.name)));
             }
             let row = new.as_instance(db::members::get(tx, new.member_id)?.name);
-            let l = Expander::new(tx)?.load(row);
+            let l = expanded(tx, row)?;
             project_rules::check_with(tx, &new.project, Some(&l))?;
             Ok(l)
         })

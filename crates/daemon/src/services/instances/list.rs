@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Result;
-use api::instance::{CpuState, DiskState, Instance, InstanceState, MemoryState, More};
+use api::instance::{CpuState, DiskState, Instance, InstanceSnapshot, InstanceState, MemoryState, More};
 use api::internal::InstanceRun;
 use api::operation::StatusCode;
+use db::Tx;
 use futures::future::join_all;
 use jiff::Timestamp;
 
@@ -59,13 +60,13 @@ impl Runs {
         all
     }
 
-    fn status(&self, l: &Loaded) -> (String, i64) {
-        match self.runs.get(&l.row.id) {
-            Some(run) => (run.status.clone(), run.status_code),
-            None if self.silent.contains(&l.row.member_id) => {
-                (StatusCode::Error.name().into(), StatusCode::Error.code())
-            }
-            None => (StatusCode::Stopped.name().into(), StatusCode::Stopped.code()),
+    /// The status of an instance.
+    fn status(&self, seen: &Seen) -> (&str, i64) {
+        let of = |status: StatusCode| (status.name(), status.code());
+        match self.runs.get(&seen.id) {
+            Some(run) => (&run.status, run.status_code),
+            None if self.silent.contains(&seen.member_id) => of(StatusCode::Error),
+            None => of(StatusCode::Stopped),
         }
     }
 }
@@ -158,49 +159,77 @@ fn shown(l: Loaded, (status, status_code): (String, i64), location: String) -> I
     }
 }
 
-pub async fn list(cx: Cx, (): ()) -> Result<Vec<Instance>> {
+/// Which instances were asked for.
+#[derive(PartialEq, Eq, Hash)]
+pub struct Which {
+    /// Those of this project; all if none is named.
+    project: Option<String>,
+    /// With their snapshots.
+    full: bool,
+}
+
+/// An instance as clients see it, but for what changes while it runs.
+pub struct Seen {
+    id: i64,
+    member_id: i64,
+    /// With the status that is written down.
+    instance: Arc<Instance>,
+    snapshots: Vec<InstanceSnapshot>,
+}
+
+fn read(tx: &Tx<'_>, project: Option<&str>, full: bool) -> Result<Vec<Seen>> {
+    let which = db::instances::Filter { project, ..db::instances::Filter::default() };
+    if let Some(project) = project {
+        db::projects::id(tx, project)?;
+    }
+    let expander = Expander::new(tx)?;
+    let rows = db::instances::list(tx, which)?;
+    let mut taken = if full { db::snapshots::list_all(tx, which)? } else { HashMap::new() };
+    let seen = |row| {
+        let l = expander.load(row);
+        let (id, member_id) = (l.row.id, l.row.member_id);
+        let snapshots = taken.remove(&id).unwrap_or_default().into_iter().map(|s| snapshots::shown(&l, s)).collect();
+        Seen { id, member_id, instance: Arc::new(recorded(l)), snapshots }
+    };
+    Ok(rows.into_iter().map(seen).collect())
+}
+
+pub async fn list(cx: Cx, (): ()) -> Result<Vec<Arc<Instance>>> {
     let depth: u8 = cx.param("recursion").parse().unwrap_or(0);
     let project = (!cx.flag("all-projects")).then(|| cx.project().to_owned());
     let full = depth > 1;
-    let (all, mut snapshots) = cx
-        .daemon
-        .view(move |tx| {
-            let which = db::instances::Filter { project: project.as_deref(), ..db::instances::Filter::default() };
-            if let Some(project) = &project {
-                db::projects::id(tx, project)?;
-            }
-            let expander = Expander::new(tx)?;
-            let rows = db::instances::list(tx, which)?;
-            let snapshots = if full { db::snapshots::list_all(tx, which)? } else { Default::default() };
-            Ok((rows.into_iter().map(|row| expander.load(row)).collect::<Vec<_>>(), snapshots))
-        })
-        .await?;
-    let mut members: Vec<i64> = all.iter().map(|l| l.row.member_id).collect();
+    let which = Which { project: project.clone(), full };
+    let lists = &cx.daemon.instance_lists;
+    let all = cx.daemon.view_kept(lists, which, move |tx| read(tx, project.as_deref(), full)).await?;
+    if depth == 0 {
+        // Names alone need nobody else.
+        return Ok(all.iter().map(|seen| seen.instance.clone()).collect());
+    }
+    let mut members: Vec<i64> = all.iter().map(|seen| seen.member_id).collect();
     members.sort_unstable();
     members.dedup();
-    // Names alone need nobody else.
-    let runs = if depth == 0 { Vec::new() } else { members };
-    let mut runs = Runs::ask(&cx.daemon, runs, full).await;
-    let one = |l: Loaded| {
-        let status = runs.status(&l);
-        let taken = snapshots.remove(&l.row.id).unwrap_or_default();
+    let runs = Runs::ask(&cx.daemon, members, full).await;
+    let one = |seen: &Seen| {
+        let (status, status_code) = runs.status(seen);
+        if !full && seen.instance.status_code == status_code {
+            return seen.instance.clone();
+        }
         let more = full.then(|| {
-            let state = runs.runs.remove(&l.row.id).and_then(|r| r.state);
-            let shown = taken.into_iter().map(|s| snapshots::shown(&l, s)).collect::<Vec<_>>();
-            More { backups: None, state: Some(state.unwrap_or_else(|| state_of(&status))), snapshots: some(shown) }
+            let state = runs.runs.get(&seen.id).and_then(|r| r.state.clone());
+            let state = state.unwrap_or_else(|| InstanceState {
+                status: status.to_owned(),
+                status_code,
+                ..stopped(StatusCode::Stopped)
+            });
+            Box::new(More { backups: None, state: Some(state), snapshots: some(seen.snapshots.clone()) })
         });
-        let location = l.row.member.clone();
-        Instance { more: more.map(Box::new), ..shown(l, status, location) }
+        Arc::new(Instance { status: status.to_owned(), status_code, more, ..Instance::clone(&seen.instance) })
     };
-    Ok(all.into_iter().map(one).collect())
+    Ok(all.iter().map(one).collect())
 }
 
 fn some<T>(all: Vec<T>) -> Option<Vec<T>> {
     if all.is_empty() { None } else { Some(all) }
-}
-
-fn state_of((status, status_code): &(String, i64)) -> InstanceState {
-    InstanceState { status: status.clone(), status_code: *status_code, ..stopped(StatusCode::Stopped) }
 }
 
 pub async fn get(cx: Cx, (): ()) -> Result<Instance> {

@@ -34,7 +34,7 @@ use crate::state::Daemon;
 
 pub use change::while_it_runs;
 pub use console::Consoles;
-pub use list::{own_runs, recorded, states};
+pub use list::{Seen, Which, own_runs, recorded, states};
 pub use rename::files_follow;
 pub use snapshots::expire as expire_snapshots;
 

@@ -16,7 +16,7 @@ use super::{check, resources};
 use crate::edge::Cx;
 use crate::edge::auth;
 use crate::instances::scripted::{self, Reason, ToPlace};
-use crate::instances::{Expander, Loaded, placing};
+use crate::instances::{Loaded, expanded, placing};
 use crate::operations::Operation;
 use crate::plans::{self, Body, Part, Settings, Spot, Wanted};
 use crate::services::{pools, project_rules};
@@ -137,7 +137,7 @@ async fn expand(daemon: &Daemon, row: Instance) -> Result<Loaded> {
     daemon
         .view(move |tx| {
             db::profiles::named(tx, &row.project, &row.profiles)?;
-            Ok(Expander::new(tx)?.load(row.clone()))
+            expanded(tx, row.clone())
         })
         .await
 }

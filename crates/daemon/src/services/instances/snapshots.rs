@@ -14,7 +14,7 @@ use super::{change, find, find_here};
 use crate::blocking;
 use crate::edge::{Cx, Router};
 use crate::events;
-use crate::instances::{self, Expander, Loaded, start, stop};
+use crate::instances::{self, Loaded, expanded, start, stop};
 use crate::operations::{New, Operation};
 use crate::services::project_rules;
 use crate::state::Daemon;
@@ -60,7 +60,7 @@ async fn list(cx: Cx, (): ()) -> Result<Vec<InstanceSnapshot>> {
     let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
     cx.daemon
         .view(move |tx| {
-            let l = Expander::new(tx)?.load(db::instances::get(tx, &project, &name)?);
+            let l = expanded(tx, db::instances::get(tx, &project, &name)?)?;
             Ok(db::snapshots::list(tx, l.row.id)?.into_iter().map(|s| shown(&l, s)).collect())
         })
         .await
