@@ -8,7 +8,7 @@ use sim::breaks::Break;
 use sim::{Ended, Kind, Life, many};
 
 /// Lives of each kind.
-const SEEDS: [(Kind, u64); 2] = [(Kind::Database, 60), (Kind::Cluster, 600)];
+const SEEDS: [(Kind, u64); 2] = [(Kind::Database, 1_000), (Kind::Cluster, 9_000)];
 /// A planted fault has to be found within so many.
 const ENOUGH: u64 = 60;
 

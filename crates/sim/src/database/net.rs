@@ -4,7 +4,7 @@
 //! Members talk over the real links ([`cluster::link`]); what travels on them passes through here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use api::{Error, Result};
@@ -145,8 +145,8 @@ async fn answer(there: &Reached, channel: Channel, body: Bytes) -> Result<Bytes>
 
 /// How one life of a member reaches the others.
 pub struct Dialler {
-    /// The network.
-    pub net: Arc<Net>,
+    /// The network, which has the members.
+    pub net: Weak<Net>,
     /// The member.
     pub from: u64,
     /// Which life of its program it is.
@@ -157,6 +157,7 @@ impl Dial for Dialler {
     fn dial(&self, to: u64) -> BoxFuture<'static, Result<Box<dyn Stream>>> {
         let (net, from) = (self.net.clone(), (self.from, self.life));
         Box::pin(async move {
+            let net = net.upgrade().ok_or_else(|| Error::unavailable("There is no network"))?;
             net.travel(from, to).await;
             let there = net.reach(to).ok_or_else(|| Error::unavailable("Connection refused"))?;
             net.travel((to, there.life), from.0).await;

@@ -108,7 +108,7 @@ impl World {
         let life = self.machines().get(&id).map_or(1, |machine| machine.life + 1);
         let dir = self.folder(id, life);
         let disk = Arc::new(SimDisk::new(&dir, self.chance()));
-        let dialler = Dialler { net: self.net.clone(), from: id, life };
+        let dialler = Dialler { net: Arc::downgrade(&self.net), from: id, life };
         let links = Arc::new(Links::new(Arc::new(dialler)));
         let health = Arc::new(Health::new(id, links.clone(), PROGRAM));
         let options = Options {
