@@ -6,12 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{Error, Kind, Result};
 use db::projects::{Feature, holder};
 use drivers::instance::Status;
-use drivers::storage::lease::{Held, Seen, State, TTL, Watch};
+use drivers::storage::lease::{Held, Seen, State, TTL, Watch, lapse};
 use drivers::storage::shared::Sharing;
 use drivers::storage::{self, Volume};
 use host::clock::since_boot;
@@ -19,6 +19,7 @@ use incus_core::disk::{self, Source};
 
 use crate::guard::{Report, User};
 use crate::instances::{self, Loaded, of_this_member};
+use crate::plans::heal;
 use crate::services::pools;
 use crate::state::Daemon;
 use crate::{blocking, volumes};
@@ -154,35 +155,33 @@ async fn acquire(daemon: &Arc<Daemon>, sharing: &Sharing, volume: &Volume) -> Re
         Err(e) if e.kind == Kind::Conflict => e,
         other => return other,
     };
-    // A member that was removed never comes back under its id: once its lease has lapsed it is nobody's.
+    // It may have been left by a member that was removed, which never comes back under its id, or by one that is gone: once
+    // it has lapsed it is nobody's.
     let mut watch = Watch::default();
+    let until = Instant::now() + lapse(TTL) * 2;
     loop {
         let (of, by) = (volume.clone(), sharing.clone());
         let (seen, now) = blocking::run(move || Ok((watch.look(&by.leases, &of, since_boot)?, watch))).await?;
         watch = now;
-        let record = match seen {
-            Seen::Held(record) | Seen::Lapsed(record) if is_member(daemon, record.owner) => {
-                tracing::debug!("{} holds the lease of {}", record.name, volume.name);
-                return Err(refused);
-            }
-            Seen::Held(_) => {
+        let left = match seen {
+            Seen::Held(record) if heal::is_silent(daemon, record.owner) && Instant::now() < until => {
                 tokio::time::sleep(ROUND).await;
                 continue;
             }
-            Seen::Lapsed(record) => Some(record),
+            Seen::Lapsed(record) if heal::is_gone(daemon, record.owner).await? => Some(record),
+            Seen::Held(record) | Seen::Lapsed(record) => {
+                tracing::debug!("{} holds the lease of {}", record.name, volume.name);
+                return Err(refused);
+            }
             Seen::Free | Seen::Fenced(_) => None,
         };
         let (of, by) = (volume.clone(), sharing.clone());
-        return blocking::run(move || match record {
+        return blocking::run(move || match left {
             Some(seen) => by.leases.take_over(&of, &by.owner, TTL, since_boot, &seen),
             None => by.leases.take(&of, &by.owner, TTL, since_boot),
         })
         .await;
     }
-}
-
-fn is_member(daemon: &Daemon, raft_id: u64) -> bool {
-    daemon.snapshot().members.iter().any(|m| m.raft_id == Some(raft_id))
 }
 
 /// An instance has stopped: what only it used is given back.

@@ -89,6 +89,26 @@ async fn look_after(daemon: &Arc<Daemon>, member: &Member, threshold_ms: u64) ->
     gone::heal(daemon, member.id).await.map(drop)
 }
 
+/// True if nothing has been heard of a member for as long as healing waits, its machine does not answer and it is barred from
+/// what it may still reach: a lease of it that has lapsed is nobody's.
+pub async fn is_gone(daemon: &Arc<Daemon>, raft_id: u64) -> Result<bool> {
+    let snapshot = daemon.snapshot();
+    let Some(member) = snapshot.members.iter().find(|m| m.raft_id == Some(raft_id)) else { return Ok(true) };
+    if !is_silent(daemon, raft_id) || answers(member).await {
+        return Ok(false);
+    }
+    bar(daemon, member.id).await.map(|()| true)
+}
+
+/// True if nothing has been heard of a member for as long as healing waits, or it is no member any more.
+pub fn is_silent(daemon: &Daemon, raft_id: u64) -> bool {
+    let snapshot = daemon.snapshot();
+    let Some(member) = snapshot.members.iter().find(|m| m.raft_id == Some(raft_id)) else { return true };
+    let seen = daemon.health().seen(member, &snapshot.config, Standing::Newest, Timestamp::now());
+    cluster::health::healing_threshold(&snapshot.config)
+        .is_some_and(|threshold| u128::from(seen.silent_ms) >= threshold.as_millis())
+}
+
 /// What is known of the leases of these volumes.
 async fn leases(daemon: &Arc<Daemon>, volumes: impl IntoIterator<Item = Placed>) -> Result<Vec<Lease>> {
     let mut all = Vec::new();

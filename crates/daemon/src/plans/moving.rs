@@ -16,7 +16,7 @@ use db::plans::{Kind, StepState};
 use incus_core::plan::{Do, Move, Undo};
 use serde_json::Value;
 
-use super::body::{Part, Spot};
+use super::body::{Part, Spot, must_be_in_service};
 use super::evacuate::elsewhere;
 use super::runner::{Outcome, Run};
 use super::{member, point};
@@ -292,7 +292,12 @@ impl Moving<'_> {
         let (id, from, to) = (self.part.step.instance, self.from(), self.to);
         let (source, target) = (self.part.source.clone(), self.part.target.clone());
         point(self.run, "commit", "before").await;
-        let written = self.run.write(move |tx| place(tx, id, (from, &source), (to, &target))).await;
+        let written = self.run.write(move |tx| {
+            // What came to a member that is being emptied now would stay there.
+            must_be_in_service(tx, to)?;
+            place(tx, id, (from, &source), (to, &target))
+        });
+        let written = written.await;
         point(self.run, "commit", "after").await;
         match written {
             None => Err(Outcome::Abandoned),

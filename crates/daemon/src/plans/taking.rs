@@ -17,7 +17,7 @@ use drivers::storage::shared::Sharing;
 use host::clock::since_boot;
 use incus_core::placement::{Target, choose};
 
-use super::body::Part;
+use super::body::{Part, must_be_in_service};
 use super::gone::{self, Placed};
 use super::moving::{arrived, place, point, task, tell_moved};
 use super::runner::{Outcome, Run};
@@ -79,7 +79,11 @@ impl Taking<'_> {
         self.free_leases().await?;
         let (id, source, target) = (self.part.step.instance, self.part.source.clone(), self.part.target.clone());
         point(self.run, "commit", "before").await;
-        let written = self.run.write(move |tx| place(tx, id, (from, &source), (to, &target))).await;
+        let written = self.run.write(move |tx| {
+            must_be_in_service(tx, to)?;
+            place(tx, id, (from, &source), (to, &target))
+        });
+        let written = written.await;
         point(self.run, "commit", "after").await;
         match written {
             None => Err(Outcome::Abandoned),

@@ -48,7 +48,7 @@ pub fn the_hook_has_to_succeed(world: &mut World) -> Result<()> {
 
 /// Nobody heals, and a person says that a member is to be emptied.
 pub fn a_person_empties_a_member_that_is_gone(world: &mut World) -> Result<()> {
-    world.healing(false)?;
+    world.healing(1, false)?;
     let (victim, other) = victim(world)?;
     let name = format!("server{victim}");
     world.bring(other, "c1", victim)?;
@@ -76,5 +76,29 @@ pub fn a_person_empties_a_member_that_is_gone(world: &mut World) -> Result<()> {
     mend(world, Harm::PowerOff, victim)?;
     world.restore(other, victim)?;
     world.writes("c1", &after)?;
+    world.one_after_another("c1").map(drop)
+}
+
+/// An instance belongs to another member by now, and the one that had it is gone and has not given its lease back.
+pub fn a_lease_that_was_left_behind_is_taken(world: &mut World) -> Result<()> {
+    world.healing(1, false)?;
+    let (victim, other) = victim(world)?;
+    world.bring(other, "c1", victim)?;
+    let before = world.writes("c1", "")?;
+    harm(world, Harm::PowerOff, victim)?;
+    world.status(other, victim, "OFFLINE")?;
+    // As after a move away from a member that has lost the storage.
+    let sql =
+        format!("UPDATE instances SET node_id = (SELECT id FROM nodes WHERE name = 'server{other}') WHERE name = 'c1'");
+    world.cluster.incus(other, &["admin", "sql", "global", &sql])?;
+    assert_eq!(world.at(other, "c1")?, other);
+    world.cluster.refused_with(other, &["start", "c1"], &format!("server{victim}"))?;
+    world.healing(other, true)?;
+    world.cluster.incus(other, &["start", "c1"])?;
+    let after = world.writes("c1", &before)?;
+    println!("a lease left behind: c1 goes on after {:.1} s", world.one_after_another("c1")?);
+    mend(world, Harm::PowerOff, victim)?;
+    world.status(other, victim, "ONLINE")?;
+    world.writes_on("c1", &after)?;
     world.one_after_another("c1").map(drop)
 }

@@ -42,6 +42,7 @@ fn instances_of_members_that_are_gone_go_on_elsewhere_and_never_twice() -> Resul
     a_guard_that_is_killed_is_replaced(&world).map_err(|e| format!("the guard killed: {e}"))?;
     a_daemon_that_is_stopped_leaves_all_running(&mut world).map_err(|e| format!("the daemon stopped: {e}"))?;
     by_hand::the_hook_has_to_succeed(&mut world).map_err(|e| format!("the hook: {e}"))?;
+    by_hand::a_lease_that_was_left_behind_is_taken(&mut world).map_err(|e| format!("the lease left behind: {e}"))?;
     by_hand::a_person_empties_a_member_that_is_gone(&mut world).map_err(|e| format!("by hand: {e}"))?;
     Ok(())
 }

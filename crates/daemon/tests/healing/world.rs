@@ -41,15 +41,15 @@ impl World {
         world.cluster.incus(1, &["storage", "create", "common", "shared", &source])?;
         world.cluster.import_busybox("bb")?;
         world.cluster.incus(1, &["config", "set", &format!("cluster.offline_threshold={THRESHOLD}")])?;
-        world.healing(true)?;
+        world.healing(1, true)?;
         world.cluster.until("three votes", || Ok((world.voters()?.len() == 3).then_some(())))?;
         Ok(world)
     }
 
     /// Switches healing on or off.
-    pub fn healing(&self, on: bool) -> Result<()> {
+    pub fn healing(&self, from: usize, on: bool) -> Result<()> {
         let seconds = if on { THRESHOLD } else { 0 };
-        self.cluster.incus(1, &["config", "set", &format!("cluster.healing_threshold={seconds}")]).map(drop)
+        self.cluster.incus(from, &["config", "set", &format!("cluster.healing_threshold={seconds}")]).map(drop)
     }
 
     fn common(&self) -> PathBuf {

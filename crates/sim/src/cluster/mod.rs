@@ -10,7 +10,7 @@ mod rows;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use drivers::storage::lease::{Leases, Seen as SeenLease, State as LeaseState, Watch};
+use drivers::storage::lease::{Leases, Seen as SeenLease, Watch};
 use incus_core::evacuate::{Instance, Wish};
 use incus_core::heal::{self, Attempt, Lease, Silent, Stranded};
 use incus_core::member::{Event, Seen, State};
@@ -445,8 +445,9 @@ impl Cluster {
                 let _ = machine.stop(n);
                 notes.push(format!("member {id} stops instance {n}, which belongs to another"));
             }
+            let due: Vec<i64> = due.into_iter().filter(|n| !machine.runs.contains_key(n)).collect();
             for n in due {
-                if !machine.runs.contains_key(&n) && machine.start(&leases, n, now).is_ok() {
+                if self.start_at(id, n).is_ok() {
                     notes.push(format!("member {id} starts instance {n}"));
                 }
             }
@@ -480,19 +481,7 @@ impl Cluster {
         if let Some(step) = roles::next(&self.voting(), self.max_voters, leader) {
             return Some(format!("the roles are to change: {step:?}"));
         }
-        // Who was moved away from a member that could not give its lease back, and is gone for good, waits for a person to
-        // remove that member: leases of members are not taken from them but by healing.
-        let gone = self.gone.map(i64::unsigned_abs);
-        let barred = |id: i64| {
-            let lease = self.leases.read(&volume(id)).ok().flatten();
-            lease.is_some_and(|r| Some(r.owner) == gone && r.state == LeaseState::Held)
-        };
-        let waits = |(id, i): &(&i64, &rows::Instance)| {
-            // A member that was evacuated is not healed, also not of what was under way to it then.
-            let healed = self.gone == Some(i.member) && self.rows.members[&i.member].state == State::Created;
-            let here = self.gone != Some(i.member) && !barred(**id);
-            i.runs && self.runs_on(**id) != [i.member] && (healed || here)
-        };
+        let waits = |(id, i): &(&i64, &rows::Instance)| i.runs && self.runs_on(**id) != [i.member];
         self.rows
             .instances
             .iter()

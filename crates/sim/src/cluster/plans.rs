@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use drivers::storage::lease::{Seen, State as LeaseState, TTL, lapse};
-use incus_core::member::Event;
+use incus_core::member::{Event, State};
 use incus_core::placement::{Target, choose};
 use incus_core::plan::{Action, Do, Kind, Move, Step};
 
 use super::Cluster;
-use super::machine::volume;
+use super::machine::{Power, volume};
 use super::rows::Progress;
 use crate::breaks::Break;
 
@@ -93,8 +93,46 @@ impl Cluster {
         self.machines.get_mut(&of).filter(|m| there && m.serves()).map(|m| f(m, &leases, now))
     }
 
+    fn ask_to_start(&mut self, runner: i64, on: i64, instance: i64) -> Option<Result<(), String>> {
+        let there = self.talk(runner, on) && self.machines.get(&on).is_some_and(super::Machine::serves);
+        there.then(|| self.start_at(on, instance))
+    }
+
+    /// A member starts an instance. Another member may have its lease yet: one that is gone loses it when it has lapsed.
+    pub(super) fn start_at(&mut self, on: i64, instance: i64) -> Result<(), String> {
+        let (leases, now, owner) = (self.leases.clone(), self.now, self.machines[&on].owner());
+        let started = match self.machines.get_mut(&on) {
+            Some(machine) => machine.start(&leases, instance, now),
+            None => Err("there is no such member".into()),
+        };
+        let clock = self.machines[&on].now(now);
+        if started.is_ok() || !self.machines[&on].storage {
+            return started;
+        }
+        let seen = self.watches.entry(on).or_default().look(&leases, &volume(instance), || clock);
+        let Ok(Seen::Lapsed(record)) = seen else { return started };
+        if !self.is_gone(on, record.owner.cast_signed()) {
+            return started;
+        }
+        let held = leases.take_over(&volume(instance), &owner, TTL, || clock, &record).map_err(|e| e.message)?;
+        self.note(format_args!("member {on} takes the lease of instance {instance} from {}", record.owner));
+        if let Some(machine) = self.machines.get_mut(&on) {
+            machine.runs.insert(instance, held);
+        }
+        Ok(())
+    }
+
+    /// True if a member is gone as far as `seer` can tell, as for healing.
+    fn is_gone(&self, seer: i64, member: i64) -> bool {
+        let silent = self
+            .status(member)
+            .is_some_and(|seen| seen.silent_ms >= u64::try_from(self.threshold.as_millis()).unwrap_or(u64::MAX));
+        let answers = self.machines.get(&member).is_some_and(|m| m.power == Power::On) && self.talk(seer, member);
+        silent && !answers
+    }
+
     fn start_on(&mut self, runner: i64, instance: i64, on: i64, late: bool) -> Option<Progress> {
-        match self.ask_to(runner, on, |m, leases, now| m.start(leases, instance, now)) {
+        match self.ask_to_start(runner, on, instance) {
             Some(Ok(())) => Some(Progress::Done),
             Some(Err(e)) if late => Some(Progress::Failed(e)),
             None if late => Some(Progress::Failed("its member does not answer".into())),
@@ -189,11 +227,17 @@ impl Cluster {
         };
         match facts.next() {
             Do::StopOnSource => drop(self.ask_to(runner, from, |m, _, _| m.stop(step.instance))),
+            // It is being evacuated: what came to it now would not leave it again.
+            Do::Commit if matches!(self.rows.members[&to].state, State::Evacuating | State::Evacuated) => {
+                let back =
+                    if step.start { self.start_on(runner, step.instance, from, late) } else { Some(begun.clone()) };
+                return if late || back.is_some() { Progress::Failed("the target is evacuated".into()) } else { begun };
+            }
             Do::Commit => {
                 self.note(format_args!("instance {} moves from {from} to {to}", step.instance));
                 self.hand_over(step.instance, to);
             }
-            Do::StartOnTarget => match self.ask_to(runner, to, |m, leases, now| m.start(leases, step.instance, now)) {
+            Do::StartOnTarget => match self.ask_to_start(runner, to, step.instance) {
                 Some(Err(e)) if late => return Progress::Failed(e),
                 _ => {}
             },

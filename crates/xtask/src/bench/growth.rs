@@ -61,7 +61,8 @@ fn insert(side: &Side, from: usize, to: usize) -> Result<()> {
         let query = format!(
             "{numbers} INSERT INTO instances
                 (node_id, name, architecture, type, ephemeral, creation_date, stateful, last_use_date, project_id)
-                SELECT (SELECT id FROM nodes ORDER BY id LIMIT 1 OFFSET i % {SIZE}), printf('grown-%05d', i), 2, 0, 0,
+                SELECT (SELECT id FROM nodes m WHERE (SELECT COUNT(*) FROM nodes WHERE id < m.id) = i % {SIZE}),
+                printf('grown-%05d', i), 2, 0, 0,
                 '2026-01-01T00:00:00Z', 0, '2026-01-01T00:00:00Z', (SELECT id FROM projects WHERE name = 'default')
                 FROM n;
             INSERT INTO instances_config (instance_id, key, value)
