@@ -171,6 +171,16 @@ impl Remote {
         envelope(answer, &format!("{method} {path}")).await
     }
 
+    /// Gets what is at a path, as it is sent; an error envelope becomes the error.
+    pub async fn fetch(&self, path: &str) -> Result<Bytes> {
+        let bad = |e: &dyn std::fmt::Display| Error::internal(format!("GET {path}: {e}"));
+        let answer = self.send(Request::get(path).body(empty()).map_err(|e| bad(&e))?).await?;
+        if !answer.status().is_success() {
+            return Err(envelope(answer, &format!("GET {path}")).await.err().unwrap_or_else(|| bad(&"no answer")));
+        }
+        Ok(answer.into_body().collect().await.map_err(|e| bad(&e))?.to_bytes())
+    }
+
     /// Sends JSON, and if that begins a background operation waits until it has ended; the operation then. One that
     /// failed is the error.
     pub async fn run(&self, method: &str, path: &str, body: Option<&serde_json::Value>) -> Result<Operation> {

@@ -60,10 +60,11 @@ fn insert(side: &Side, from: usize, to: usize) -> Result<()> {
         let new = format!("name BETWEEN printf('grown-%05d', {first}) AND printf('grown-%05d', {last})");
         let query = format!(
             "{numbers} INSERT INTO instances
-                (node_id, name, architecture, type, ephemeral, creation_date, stateful, last_use_date, project_id)
+                (node_id, name, architecture, type, ephemeral, creation_date, stateful, last_use_date, description,
+                project_id)
                 SELECT (SELECT id FROM nodes m WHERE (SELECT COUNT(*) FROM nodes WHERE id < m.id) = i % {SIZE}),
                 printf('grown-%05d', i), 2, 0, 0,
-                '2026-01-01T00:00:00Z', 0, '2026-01-01T00:00:00Z', (SELECT id FROM projects WHERE name = 'default')
+                '2026-01-01T00:00:00Z', 0, '2026-01-01T00:00:00Z', '', (SELECT id FROM projects WHERE name = 'default')
                 FROM n;
             INSERT INTO instances_config (instance_id, key, value)
                 SELECT id, k.column1, k.column2 FROM instances, (VALUES ('limits.memory', '512MiB'),
