@@ -11,6 +11,7 @@ use db::warnings::{self, Entity, Kind, Status, Subject, Warning};
 use incus_core::concern::{self, Concern, View, concerns};
 use jiff::{SignedDuration, Timestamp};
 
+use crate::kept::Kept;
 use crate::state::Daemon;
 
 /// How often the leader looks.
@@ -25,13 +26,14 @@ const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// Looks again and again while this member leads.
 pub async fn watch(daemon: Arc<Daemon>) {
     let (mut seen, mut pruned) = (HashMap::new(), None::<Instant>);
+    let known = Kept::default();
     loop {
         tokio::time::sleep(LOOK).await;
         if !daemon.clustered() || !daemon.db().status().leads() {
             seen.clear();
             continue;
         }
-        if let Err(e) = look(&daemon, &mut seen).await {
+        if let Err(e) = look(&daemon, &known, &mut seen).await {
             tracing::debug!("warnings about the cluster: {e}");
         }
         if pruned.is_none_or(|at| at.elapsed() > PRUNE) {
@@ -52,14 +54,18 @@ async fn prune(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-async fn look(daemon: &Daemon, seen: &mut HashMap<(Kind, Option<i64>), u32>) -> Result<()> {
+async fn look(
+    daemon: &Daemon,
+    known: &Kept<(), Vec<Warning>>,
+    seen: &mut HashMap<(Kind, Option<i64>), u32>,
+) -> Result<()> {
     let now = Timestamp::now();
     let found = concerns(&view(daemon, now)?);
     let about = |c: &Concern| (kind(c.kind), c.member);
     seen.retain(|key, _| found.iter().any(|c| about(c) == *key));
     let lasting = |c: &&Concern| *seen.entry(about(c)).and_modify(|n| *n += 1).or_insert(1) >= LASTING;
     let lasting: Vec<Concern> = found.iter().filter(lasting).cloned().collect();
-    let all = daemon.db().peek(|tx| warnings::list(tx, None)).await?;
+    let all = daemon.peek_kept(known, (), |tx| warnings::list(tx, None)).await?;
     let open: Vec<&Warning> = all.iter().filter(|w| is_ours(w) && w.status != Status::Resolved).collect();
     let is_open = |c: &Concern| open.iter().any(|w| (w.kind, w.entity.map(|(_, id)| id)) == about(c));
     let over: Vec<String> = open

@@ -37,3 +37,22 @@ impl<K: Eq + Hash, T> Kept<K, T> {
         drop(self.at(revision));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_read_from_another_revision_is_not_shown() {
+        let kept = Kept::default();
+        assert_eq!(kept.get(7, &"a"), None);
+        kept.put(7, "a", Arc::new(1));
+        assert_eq!((kept.get(7, &"a").as_deref(), kept.get(7, &"b")), (Some(&1), None));
+        assert_eq!(kept.get(8, &"a"), None);
+        kept.put(8, "a", Arc::new(2));
+        assert_eq!(kept.get(8, &"a").as_deref(), Some(&2));
+        let held = kept.get(8, &"a").unwrap();
+        kept.forget_unless(9);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}

@@ -301,8 +301,18 @@ impl Daemon {
         key: K,
         f: impl Fn(&Tx<'_>) -> Result<T> + Clone + Send + Sync + 'static,
     ) -> Result<Arc<T>> {
+        self.catch_up(&self.db()).await;
+        self.peek_kept(kept, key, f).await
+    }
+
+    /// Reads the own replica as it is, of what is looked at again and again: it is read again when that has changed.
+    pub async fn peek_kept<K: Eq + Hash + Send, T: Send + Sync + 'static>(
+        &self,
+        kept: &Kept<K, T>,
+        key: K,
+        f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<Arc<T>> {
         let db = self.db();
-        self.catch_up(&db).await;
         let revision = db.revision();
         if let Some(value) = kept.get(revision, &key) {
             return Ok(value);

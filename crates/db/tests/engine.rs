@@ -229,14 +229,15 @@ async fn one_member_writes_whole_transactions_or_nothing() {
     assert_eq!(counted(&db).await, 1);
 
     // A write that only reads needs no entry.
-    let before = db.status().last_log;
+    let (before, revision) = (db.status().last_log, db.revision());
     assert_eq!(db.write(|tx| number(tx, "SELECT n FROM counter")).await, Ok(1));
-    assert_eq!(db.status().last_log, before);
+    assert_eq!((db.status().last_log, db.revision()), (before, revision));
 
     // Foreign keys hold, and what they cascade to is part of the transaction.
     db.write(run("INSERT INTO parent (name) VALUES ('a'), ('b'); INSERT INTO child VALUES (1, 'c', x'01')"))
         .await
         .unwrap();
+    assert_ne!(db.revision(), revision);
     assert!(db.write(run("INSERT INTO child VALUES (9, 'c', NULL)")).await.is_err());
     db.write(run("DELETE FROM parent WHERE id = 1")).await.unwrap();
     assert_eq!(db.read(|tx| number(tx, "SELECT COUNT(*) FROM child")).await, Ok(0));
@@ -425,12 +426,15 @@ async fn a_replica_that_differs_is_replaced_by_a_copy() {
     assert_eq!(members[0].read(|tx| number(tx, "SELECT id FROM parent WHERE name = 'B'")).await, Ok(2));
     same(&members).await;
 
-    // What nobody has stumbled over yet is found by comparing.
+    // What nobody has stumbled over yet is found by comparing; then what was read of it before does not count.
     assert!(members[1].check().await.unwrap().is_empty());
     spoil(3, "UPDATE counter SET n = 100");
+    let spoilt = (members[2].data_index(), members[2].revision());
     assert_eq!(members[1].check().await.unwrap(), [3]);
     until("it has been repaired", async || members[2].status().repairs == 2).await;
     same(&members).await;
+    assert_eq!(members[2].data_index(), spoilt.0);
+    assert_ne!(members[2].revision(), spoilt.1);
     for db in &members {
         assert_eq!(db.status().halted, None);
     }

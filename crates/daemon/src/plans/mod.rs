@@ -30,6 +30,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::edge::Router;
+use crate::kept::Kept;
 use crate::operations::{self, New, Operation, Resources};
 use crate::state::Daemon;
 
@@ -252,9 +253,10 @@ pub async fn watch(daemon: Arc<Daemon>) {
     // Beside it: no plan waits for files that somebody holds.
     let beside = daemon.clone();
     tokio::spawn(async move { member::tidy(&beside).await });
+    let known = Kept::default();
     loop {
         note_silence(&daemon);
-        if let Err(e) = round(&daemon).await {
+        if let Err(e) = round(&daemon, &known).await {
             tracing::debug!("looking for plans without a runner: {e}");
         }
         tokio::time::sleep(ROUND).await;
@@ -280,11 +282,11 @@ fn note_silence(daemon: &Daemon) {
     }
 }
 
-async fn round(daemon: &Arc<Daemon>) -> Result<()> {
-    let unfinished = daemon.db().peek(db::plans::unfinished).await?;
+async fn round(daemon: &Arc<Daemon>, known: &Kept<(), Vec<Plan>>) -> Result<()> {
+    let unfinished = daemon.peek_kept(known, (), db::plans::unfinished).await?;
     daemon.plans.see(&unfinished);
     let patience = SURE + Duration::from_millis(cluster::health::threshold_ms(&daemon.snapshot().config));
-    for plan in unfinished {
+    for plan in unfinished.iter() {
         if daemon.plans.runs(&plan.uuid) {
             continue;
         }
@@ -300,7 +302,7 @@ async fn round(daemon: &Arc<Daemon>) -> Result<()> {
             daemon.db().write(move |tx| db::plans::adopt(tx, id, from, own)).await?;
             tracing::warn!("taking over a plan ({:?}) from a member that is offline", plan.kind);
         }
-        resume(daemon, plan);
+        resume(daemon, plan.clone());
     }
     Ok(())
 }

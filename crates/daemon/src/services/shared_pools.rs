@@ -15,6 +15,7 @@ use jiff::Timestamp;
 
 use super::pools;
 use crate::blocking;
+use crate::kept::Kept;
 use crate::state::Daemon;
 
 /// How often it is tried.
@@ -24,11 +25,12 @@ const ROUND: Duration = Duration::from_secs(3);
 pub async fn watch(daemon: Arc<Daemon>) {
     // What was said last of each; a daemon that has just started knows of no warning and resolves old ones once.
     let mut said: HashMap<i64, Option<String>> = HashMap::new();
+    let known = Kept::default();
     loop {
-        match daemon.db().peek(db::pools::list).await {
+        match daemon.peek_kept(&known, (), db::pools::list).await {
             Ok(all) => {
-                for pool in all.into_iter().filter(|p| is_remote(&p.driver) && p.state == Progress::Created) {
-                    if let Err(e) = look(&daemon, &pool, &mut said).await {
+                for pool in all.iter().filter(|p| is_remote(&p.driver) && p.state == Progress::Created) {
+                    if let Err(e) = look(&daemon, pool, &mut said).await {
                         tracing::debug!("noting how the storage pool {} is: {e}", pool.name);
                     }
                 }

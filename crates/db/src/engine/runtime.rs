@@ -16,6 +16,7 @@ use openraft::impls::TokioRuntime;
 use rand::distr::{Distribution, StandardUniform};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _, TryRng};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::log::other;
@@ -59,7 +60,13 @@ pub(super) fn random_time(most: Duration) -> Duration {
 pub(super) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     match is_simulated() {
         true => Ok(f()),
-        false => tokio::task::spawn_blocking(f).await.map_err(other),
+        false => {
+            let (answer, result) = oneshot::channel();
+            // To tokio all work is of one type: what it makes of each is in the program only once.
+            let work: Box<dyn FnOnce() + Send> = Box::new(move || drop(answer.send(f())));
+            tokio::task::spawn_blocking(work).await.map_err(other)?;
+            result.await.map_err(other)
+        }
     }
 }
 
