@@ -68,12 +68,13 @@ impl Router {
         });
     }
 
-    /// Answers an endpoint with a list: URLs, or the things themselves with `?recursion=`. They may be shared.
+    /// Answers an endpoint with a list: URLs, or the things themselves with `?recursion=`. They may come as something else
+    /// that reads the same.
     pub fn list<B, T, S, F, Fut>(&mut self, endpoint: &Endpoint<B, List<T>>, handler: F)
     where
         B: DeserializeOwned + Send + 'static,
         T: Listed + 'static,
-        S: Borrow<T> + Send + 'static,
+        S: Borrow<T> + Serialize + Send + 'static,
         F: Fn(Cx, B) -> Fut + Send + std::marker::Sync + Clone + 'static,
         Fut: Future<Output = Result<Vec<S>>> + Send,
     {
@@ -84,18 +85,17 @@ impl Router {
                 let (names, trust) = (matches!(cx.param("recursion"), "" | "0"), cx.caller.trust.clone());
                 let filter = Filter::parse(cx.param("filter"))?;
                 let things = handler(cx, body).await?;
-                let things: Vec<&T> = things.iter().map(Borrow::borrow).collect();
                 if filter == Filter::All && !matches!(trust, Trust::Restricted(_)) {
                     return match names {
-                        true => reply::sync(&things.iter().map(|t| t.url()).collect::<Vec<_>>()),
+                        true => reply::sync(&things.iter().map(|thing| thing.borrow().url()).collect::<Vec<_>>()),
                         false => reply::sync(&things),
                     };
                 }
                 let mut values = Vec::new();
-                for thing in things {
-                    let value = permit::visible(&trust, to_value(&thing)?);
+                for thing in &things {
+                    let value = permit::visible(&trust, to_value(thing)?);
                     if filter.accepts(&value) {
-                        values.push(if names { thing.url().into() } else { value });
+                        values.push(if names { thing.borrow().url().into() } else { value });
                     }
                 }
                 reply::sync(&values)

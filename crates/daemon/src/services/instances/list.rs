@@ -1,16 +1,19 @@
 //! Instances as clients see them.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::Result;
 use api::instance::{CpuState, DiskState, Instance, InstanceSnapshot, InstanceState, MemoryState, More};
 use api::internal::InstanceRun;
 use api::operation::StatusCode;
+use api::{Error, Result};
 use db::Tx;
 use futures::future::join_all;
 use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::super::never;
 use super::snapshots;
@@ -173,8 +176,31 @@ pub struct Seen {
     id: i64,
     member_id: i64,
     /// With the status that is written down.
-    instance: Arc<Instance>,
+    shown: Shown,
     snapshots: Vec<InstanceSnapshot>,
+}
+
+/// An instance that many are shown: its JSON is made once.
+#[derive(Clone)]
+pub struct Shown(Arc<(Instance, Box<RawValue>)>);
+
+impl Shown {
+    fn new(instance: Instance) -> Result<Shown> {
+        let json = to_raw_value(&instance).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(Shown(Arc::new((instance, json))))
+    }
+}
+
+impl Borrow<Instance> for Shown {
+    fn borrow(&self) -> &Instance {
+        &self.0.0
+    }
+}
+
+impl Serialize for Shown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        self.0.1.serialize(serializer)
+    }
 }
 
 fn read(tx: &Tx<'_>, project: Option<&str>, full: bool) -> Result<Vec<Seen>> {
@@ -189,12 +215,12 @@ fn read(tx: &Tx<'_>, project: Option<&str>, full: bool) -> Result<Vec<Seen>> {
         let l = expander.load(row);
         let (id, member_id) = (l.row.id, l.row.member_id);
         let snapshots = taken.remove(&id).unwrap_or_default().into_iter().map(|s| snapshots::shown(&l, s)).collect();
-        Seen { id, member_id, instance: Arc::new(recorded(l)), snapshots }
+        Ok(Seen { id, member_id, shown: Shown::new(recorded(l))?, snapshots })
     };
-    Ok(rows.into_iter().map(seen).collect())
+    rows.into_iter().map(seen).collect()
 }
 
-pub async fn list(cx: Cx, (): ()) -> Result<Vec<Arc<Instance>>> {
+pub async fn list(cx: Cx, (): ()) -> Result<Vec<Shown>> {
     let depth: u8 = cx.param("recursion").parse().unwrap_or(0);
     let project = (!cx.flag("all-projects")).then(|| cx.project().to_owned());
     let full = depth > 1;
@@ -203,7 +229,7 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Arc<Instance>>> {
     let all = cx.daemon.view_kept(lists, which, move |tx| read(tx, project.as_deref(), full)).await?;
     if depth == 0 {
         // Names alone need nobody else.
-        return Ok(all.iter().map(|seen| seen.instance.clone()).collect());
+        return Ok(all.iter().map(|seen| seen.shown.clone()).collect());
     }
     let mut members: Vec<i64> = all.iter().map(|seen| seen.member_id).collect();
     members.sort_unstable();
@@ -211,8 +237,9 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Arc<Instance>>> {
     let runs = Runs::ask(&cx.daemon, members, full).await;
     let one = |seen: &Seen| {
         let (status, status_code) = runs.status(seen);
-        if !full && seen.instance.status_code == status_code {
-            return seen.instance.clone();
+        let recorded: &Instance = seen.shown.borrow();
+        if !full && recorded.status_code == status_code {
+            return Ok(seen.shown.clone());
         }
         let more = full.then(|| {
             let state = runs.runs.get(&seen.id).and_then(|r| r.state.clone());
@@ -223,9 +250,9 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Arc<Instance>>> {
             });
             Box::new(More { backups: None, state: Some(state), snapshots: some(seen.snapshots.clone()) })
         });
-        Arc::new(Instance { status: status.to_owned(), status_code, more, ..Instance::clone(&seen.instance) })
+        Shown::new(Instance { status: status.to_owned(), status_code, more, ..recorded.clone() })
     };
-    Ok(all.iter().map(one).collect())
+    all.iter().map(one).collect()
 }
 
 fn some<T>(all: Vec<T>) -> Option<Vec<T>> {
