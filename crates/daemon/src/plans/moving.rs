@@ -294,7 +294,9 @@ impl Moving<'_> {
         point(self.run, "commit", "before").await;
         let written = self.run.write(move |tx| {
             // What came to a member that is being emptied now would stay there.
-            must_be_in_service(tx, to)?;
+            if from != to {
+                must_be_in_service(tx, to)?;
+            }
             place(tx, id, (from, &source), (to, &target))
         });
         let written = written.await;
