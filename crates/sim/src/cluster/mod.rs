@@ -375,7 +375,7 @@ impl Cluster {
         for id in ids {
             let Some(seen) = self.status(id).filter(|seen| seen.silent_ms >= SUSPECT_MS) else { continue };
             let Some(leases) = self.leases_of(leader, id) else { continue };
-            let answers = self.machines.get(&id).is_some_and(|m| m.power == Power::On) && self.talk(leader, id);
+            let answers = self.answers(leader, id);
             let silent = Silent { state: seen.state, silent_ms: seen.silent_ms, answers, leases };
             if heal::is_due(&silent, threshold) && self.tried(id) == Attempt::Now {
                 self.heal_one(leader, id);

@@ -100,13 +100,11 @@ impl Cluster {
 
     /// A member starts an instance. Another member may have its lease yet: one that is gone loses it when it has lapsed.
     pub(super) fn start_at(&mut self, on: i64, instance: i64) -> Result<(), String> {
-        let (leases, now, owner) = (self.leases.clone(), self.now, self.machines[&on].owner());
-        let started = match self.machines.get_mut(&on) {
-            Some(machine) => machine.start(&leases, instance, now),
-            None => Err("there is no such member".into()),
-        };
-        let clock = self.machines[&on].now(now);
-        if started.is_ok() || !self.machines[&on].storage {
+        let (leases, now) = (self.leases.clone(), self.now);
+        let Some(machine) = self.machines.get_mut(&on) else { return Err("there is no such member".into()) };
+        let started = machine.start(&leases, instance, now);
+        let (owner, clock, storage) = (machine.owner(), machine.now(now), machine.storage);
+        if started.is_ok() || !storage {
             return started;
         }
         let seen = self.watches.entry(on).or_default().look(&leases, &volume(instance), || clock);
@@ -127,8 +125,12 @@ impl Cluster {
         let silent = self
             .status(member)
             .is_some_and(|seen| seen.silent_ms >= u64::try_from(self.threshold.as_millis()).unwrap_or(u64::MAX));
-        let answers = self.machines.get(&member).is_some_and(|m| m.power == Power::On) && self.talk(seer, member);
-        silent && !answers
+        silent && !self.answers(seer, member)
+    }
+
+    /// True if the machine of a member answers another one on the network.
+    pub(super) fn answers(&self, seer: i64, member: i64) -> bool {
+        self.machines.get(&member).is_some_and(|m| m.power == Power::On) && self.talk(seer, member)
     }
 
     fn start_on(&mut self, runner: i64, instance: i64, on: i64, late: bool) -> Option<Progress> {
