@@ -16,9 +16,10 @@ use drivers::network::Definition;
 use incus_core::net::bridge::{Bridge, MEMBER_SPECIFIC};
 use serde_json::{Value, json};
 
-use super::follow::{blocking, definition};
+use super::follow::definition;
 use super::named;
 use super::show::{changeable, find};
+use crate::blocking;
 use crate::edge::Cx;
 use crate::events::{lifecycle, with_context};
 use crate::services::{patched, placed};
@@ -82,7 +83,7 @@ async fn choose(daemon: &Arc<Daemon>, kind: NetworkType, id: i64, config: Config
         return Ok(config);
     }
     let others = daemon.view(move |tx| Ok(subnets(&db::networks::list(tx, None)?, id))).await?;
-    blocking(move || {
+    blocking::run(move || {
         let taken: Vec<_> = others.iter().flat_map(|b| b.sides().map(|s| s.address)).collect();
         let mut chosen = config;
         // What is not to be chosen must not look as if it were.
@@ -223,7 +224,7 @@ fn take_back(tx: &Tx<'_>, network: &Network, announced: Option<&Network>) -> Res
 async fn make(daemon: &Arc<Daemon>, network: &Network) -> Result<()> {
     let (id, own) = (network.id, daemon.member_id());
     let (made, def) = (daemon.places.made.clone(), definition(network, own));
-    blocking(move || made.put(id, &def, true)).await?;
+    blocking::run(move || made.put(id, &def, true)).await?;
     let done = daemon
         .write(move |tx| {
             db::networks::set_member_state(tx, id, own, Progress::Created)?;
@@ -232,7 +233,7 @@ async fn make(daemon: &Arc<Daemon>, network: &Network) -> Result<()> {
         .await;
     if done.is_err() {
         let made = daemon.places.made.clone();
-        blocking(move || made.remove(id)).await?;
+        blocking::run(move || made.remove(id)).await?;
     }
     done
 }
@@ -325,7 +326,7 @@ async fn apply(daemon: &Arc<Daemon>, update: Arc<Update>) -> Result<()> {
         let checked = update.clone();
         daemon.view(move |tx| check_update(tx, &checked)).await?;
         let (made, after) = (daemon.places.made.clone(), after);
-        blocking(move || made.put(id, &after, false)).await?;
+        blocking::run(move || made.put(id, &after, false)).await?;
     }
     let written = daemon
         .write(move |tx| {
@@ -338,7 +339,7 @@ async fn apply(daemon: &Arc<Daemon>, update: Arc<Update>) -> Result<()> {
         .await;
     if written.is_err() && changes {
         let made = daemon.places.made.clone();
-        if let Err(e) = blocking(move || made.put(id, &before, false)).await {
+        if let Err(e) = blocking::run(move || made.put(id, &before, false)).await {
             tracing::warn!("a network that could not be changed could not be brought back either: {e}");
         }
     }
@@ -383,7 +384,7 @@ pub async fn rename(cx: Cx, new: NetworkPost) -> Result<()> {
     let here = network.state == Progress::Created && network.state_on(own).is_some();
     if here {
         let made = daemon.places.made.clone();
-        blocking(move || made.put(id, &after, false)).await?;
+        blocking::run(move || made.put(id, &after, false)).await?;
     }
     let to = new.name.clone();
     let written = daemon
@@ -394,7 +395,7 @@ pub async fn rename(cx: Cx, new: NetworkPost) -> Result<()> {
         .await;
     if written.is_err() && here {
         let made = daemon.places.made.clone();
-        blocking(move || made.put(id, &before, false)).await?;
+        blocking::run(move || made.put(id, &before, false)).await?;
     }
     written?;
     drop(alone);
@@ -419,7 +420,7 @@ pub async fn delete(cx: Cx, (): ()) -> Result<()> {
         .await?;
     // The row is gone everywhere; the other members notice.
     let made = daemon.places.made.clone();
-    blocking(move || made.remove(id)).await?;
+    blocking::run(move || made.remove(id)).await?;
     drop(alone);
     tell(&cx, "network-deleted", url(&cx, cx.arg(0)));
     Ok(())

@@ -14,9 +14,10 @@ use db::warnings::{Entity, Subject};
 use drivers::network::{Definition, Networks};
 use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::made::{Made, Wanted};
+use crate::blocking;
 use crate::paths::Paths;
 use crate::state::Daemon;
 
@@ -49,11 +50,6 @@ impl Places {
     pub fn look(&self) {
         self.due.notify_one();
     }
-}
-
-/// Runs what blocks on a thread of its own.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(e.to_string()))?
 }
 
 /// The network as it is on a member.
@@ -98,7 +94,7 @@ async fn bring(daemon: &Arc<Daemon>, again: bool) -> Result<(i64, Vec<News>)> {
     let raft_id = daemon.raft_id();
     let Some(task) = daemon.db().peek(move |tx| Task::read(tx, raft_id)).await? else { return Ok((0, Vec::new())) };
     let (made, wanted) = (daemon.places.made.clone(), task.wanted());
-    let done = blocking(move || Ok(made.bring(&wanted, again))).await?;
+    let done = blocking::run(move || Ok(made.bring(&wanted, again))).await?;
     let mut news = Vec::new();
     for (network, (_, done)) in task.networks.iter().zip(done) {
         let now = if done.is_ok() { Progress::Created } else { Progress::Errored };
@@ -160,7 +156,8 @@ pub async fn start(daemon: &Arc<Daemon>) -> Result<()> {
 
 /// Keeps this member in line with the database.
 pub async fn follow(daemon: Arc<Daemon>) {
-    let mut rounds = tokio::time::interval(AGAIN);
+    // The first one is not due yet: all was tried at the start.
+    let mut rounds = tokio::time::interval_at(Instant::now() + AGAIN, AGAIN);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let again = tokio::select! {
@@ -230,7 +227,7 @@ pub async fn define_on_joiner(daemon: &Arc<Daemon>, own: &Member, answers: &[Mem
 pub async fn forget_all(daemon: &Arc<Daemon>) -> OwnedMutexGuard<()> {
     let alone = daemon.places.alone().await;
     let made = daemon.places.made.clone();
-    if let Err(e) = blocking(move || Ok(made.bring(&[], true))).await {
+    if let Err(e) = blocking::run(move || Ok(made.bring(&[], true))).await {
         tracing::warn!("removing the networks of the cluster: {e}");
     }
     alone

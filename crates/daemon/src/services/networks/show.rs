@@ -15,8 +15,8 @@ use futures::future::join_all;
 use incus_core::net::bridge::Bridge;
 use incus_core::net::nic::vlan_name;
 
-use super::follow::blocking;
 use super::named;
+use crate::blocking;
 use crate::edge::Cx;
 use crate::services::placed;
 use crate::state::Daemon;
@@ -55,7 +55,7 @@ fn link(tx: &Tx<'_>, name: &str, kind: &str) -> Result<Network> {
 pub async fn list(cx: Cx, (): ()) -> Result<Vec<Network>> {
     let (project, all) = (cx.project().to_owned(), cx.flag("all-projects"));
     let member = placed::whose(&cx).await?;
-    let links = blocking(host_networks).await?;
+    let links = blocking::run(host_networks).await?;
     cx.daemon
         .view(move |tx| {
             let holder = db::projects::holder(tx, &project, Feature::Networks)?;
@@ -93,7 +93,7 @@ pub async fn get(cx: Cx, (): ()) -> Result<Network> {
 /// The link of this member that the request is about, if there is one.
 async fn unmanaged(cx: &Cx) -> Result<Option<Network>> {
     let name = cx.arg(0).to_owned();
-    let Some(found) = blocking(host_networks).await?.into_iter().find(|l| l.name == name) else { return Ok(None) };
+    let Some(found) = blocking::run(host_networks).await?.into_iter().find(|l| l.name == name) else { return Ok(None) };
     let project = cx.project().to_owned();
     cx.daemon
         .view(move |tx| {
@@ -113,7 +113,7 @@ pub async fn state(cx: Cx, (): ()) -> Result<NetworkState> {
             Err(e) => Err(e),
         })
         .await?;
-    blocking(move || drivers::network::state::network(&link)).await
+    blocking::run(move || drivers::network::state::network(&link)).await
 }
 
 /// The link that stands for a network on a member.
@@ -178,7 +178,7 @@ fn cards(tx: &Tx<'_>, project: &str) -> Result<BTreeSet<String>> {
 async fn own_leases(daemon: &Arc<Daemon>, name: &str) -> Result<Vec<NetworkLease>> {
     let (networks, name) = (daemon.networks.clone(), name.to_owned());
     let location = daemon.name();
-    let (given, kept) = blocking(move || Ok((networks.leases(&name)?, networks.hosts(&name)?))).await?;
+    let (given, kept) = blocking::run(move || Ok((networks.leases(&name)?, networks.hosts(&name)?))).await?;
     let lease = |hostname: String, hwaddr: String, address: String, kind: &str| NetworkLease {
         hostname,
         hwaddr,
