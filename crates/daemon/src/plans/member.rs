@@ -30,7 +30,10 @@ pub fn offline(daemon: &Daemon, member: i64) -> bool {
     if member == daemon.member_id() {
         return false;
     }
-    !daemon.snapshot().members.iter().any(|m| m.id == member) || daemon.plans.lost(member)
+    let snapshot = daemon.snapshot();
+    let row = snapshot.members.iter().find(|m| m.id == member);
+    // One that is back is back at once, not only when its silence is looked at the next time.
+    row.is_none_or(|row| daemon.plans.lost(member) && daemon.must_be_online(row, &snapshot).is_err())
 }
 
 /// The name of a member.
