@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use api::{Error, Kind, Result};
 use bytes::Bytes;
-use db::engine::offline;
+use db::engine::{Disk, DiskFile, offline};
 use db::{Alone, Change, Db, Options, Schema, Status, Transport, Tx};
 use futures::future::BoxFuture;
 use rusqlite::Connection;
@@ -112,6 +112,8 @@ async fn counted(db: &Db) -> i64 {
 
 /// Short, for tests in which leaders change.
 const HEARTBEAT: Duration = Duration::from_millis(40);
+/// Long, for tests in which the first one is to lead, also when there is little time for it.
+const CALM: Duration = Duration::from_millis(500);
 
 fn options(dir: &Path, id: u64, schema: Schema) -> Options {
     let mut options = Options::new(dir.join(id.to_string()), id, schema);
@@ -126,11 +128,35 @@ struct Cluster {
     heartbeat: Duration,
     net: Arc<Net>,
     dir: tempfile::TempDir,
+    /// The disk of the first member, if it is simulated.
+    disk: Option<Arc<SlowDisk>>,
+}
+
+/// A disk on which it takes two seconds to apply something, if so wanted.
+#[derive(Debug, Default)]
+struct SlowDisk(AtomicBool);
+
+impl Disk for SlowDisk {
+    fn full(&self, _: DiskFile) -> bool {
+        false
+    }
+
+    fn takes(&self, file: DiskFile) -> Duration {
+        let slow = file == DiskFile::Replica && self.0.load(Ordering::SeqCst);
+        if slow { Duration::from_secs(2) } else { Duration::ZERO }
+    }
+
+    fn synced(&self, _: DiskFile) {}
 }
 
 impl Cluster {
+    fn new(heartbeat: Duration) -> Cluster {
+        Cluster { heartbeat, net: Arc::default(), dir: tempfile::tempdir().unwrap(), disk: None }
+    }
+
     async fn start(&self, id: u64, schema: Schema) -> Db {
-        let options = Options { heartbeat: self.heartbeat, ..options(self.dir.path(), id, schema) };
+        let disk = self.disk.clone().filter(|_| id == 1).map(|disk| disk as Arc<dyn Disk>);
+        let options = Options { heartbeat: self.heartbeat, disk, ..options(self.dir.path(), id, schema) };
         let db = Db::open(options, Arc::new(Plug(self.net.clone(), id))).await.unwrap();
         self.net.members.lock().unwrap().insert(id, db.clone());
         db
@@ -152,16 +178,15 @@ impl Cluster {
 
 /// Three voters; the first leads.
 async fn three(schema: Schema) -> (Cluster, Vec<Db>) {
-    three_at(HEARTBEAT, schema).await
+    three_in(Cluster::new(HEARTBEAT), schema).await
 }
 
 /// Three of which the first one leads, also when there is little time for them.
 async fn calm_three(schema: Schema) -> (Cluster, Vec<Db>) {
-    three_at(Duration::from_millis(500), schema).await
+    three_in(Cluster::new(CALM), schema).await
 }
 
-async fn three_at(heartbeat: Duration, schema: Schema) -> (Cluster, Vec<Db>) {
-    let cluster = Cluster { heartbeat, net: Arc::default(), dir: tempfile::tempdir().unwrap() };
+async fn three_in(cluster: Cluster, schema: Schema) -> (Cluster, Vec<Db>) {
     let mut members = Vec::new();
     for id in 1..=3 {
         members.push(cluster.start(id, schema).await);
@@ -399,6 +424,20 @@ async fn a_leader_without_a_majority_says_so_and_steps_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_does_not_answer_with_less_than_others_have_applied() {
+    let disk = Arc::new(SlowDisk::default());
+    let (_cluster, members) = three_in(Cluster { disk: Some(disk.clone()), ..Cluster::new(CALM) }, OLD).await;
+    assert_eq!(counted(&members[0]).await, 0);
+    disk.0.store(true, Ordering::SeqCst);
+    let writer = members[1].clone();
+    let written = tokio::spawn(async move { writer.write(add_one).await });
+    let n = |tx: &Tx<'_>| number(tx, "SELECT n FROM counter");
+    until("another one has applied it", async || members[2].peek(n).await == Ok(1)).await;
+    assert_eq!(counted(&members[0]).await, 1);
+    assert_eq!(written.await.unwrap(), Ok(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_differs_is_replaced_by_a_copy() {
     let (cluster, members) = calm_three(OLD).await;
     members[0].write(run("INSERT INTO parent (name) VALUES ('a'), ('b'), ('c')")).await.unwrap();
@@ -503,7 +542,7 @@ async fn a_leader_that_is_back_at_once_has_copies_for_who_lags_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_is_too_old_waits_for_its_upgrade() {
-    let cluster = Cluster { heartbeat: HEARTBEAT, net: Arc::default(), dir: tempfile::tempdir().unwrap() };
+    let cluster = Cluster::new(HEARTBEAT);
     let first = cluster.start(1, OLD).await;
     first.bootstrap().await.unwrap();
     cluster.stop(first).await;

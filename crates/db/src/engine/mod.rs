@@ -207,7 +207,7 @@ impl Db {
         let log = log::Log::open(&options.dir.join("raft.db"), options.disk.clone())?;
         let voted = log.vote()?.is_some();
         let (stuck, slow_writes) = (log.watch_stuck(), log.slow_writes());
-        let post = Post { id: options.id, machine: machine.clone(), transport };
+        let post = Post::new(options.id, machine.clone(), transport);
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
             .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::{Error, Kind, Result};
@@ -31,9 +32,20 @@ pub(super) struct Post {
     pub id: u64,
     pub machine: Machine,
     pub transport: Arc<dyn Transport>,
+    told: Arc<AtomicU64>,
 }
 
 impl Post {
+    /// What member `id`, which has that replica, sends.
+    pub fn new(id: u64, machine: Machine, transport: Arc<dyn Transport>) -> Post {
+        Post { id, machine, transport, told: Arc::default() }
+    }
+
+    /// The last entry of which this member, as a leader, has told another one that it may be applied.
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::SeqCst)
+    }
+
     /// Sends a request and waits for the answer, for at most `timeout`.
     pub async fn ask(&self, to: u64, request: Request, timeout: Duration) -> Result<Reply> {
         let letter = Letter { from: self.id, incarnation: self.machine.incarnation(), request };
@@ -100,6 +112,9 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        if let Some(committed) = &request.leader_commit {
+            self.post.told.fetch_max(committed.index(), Ordering::SeqCst);
+        }
         match self.ask(Request::Append(request), &option).await {
             Ok(Reply::Append(r)) => Ok(r),
             other => Err(RPCError::Unreachable(unreachable(other))),

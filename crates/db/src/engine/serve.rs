@@ -160,9 +160,8 @@ impl Db {
         self.options.lease() / 3 * 2
     }
 
-    /// The last entry that this replica has applied, if this member knows without asking anybody that it leads: then
-    /// nobody was told of a later one. Writes are acknowledged when the leader has applied them, and those of earlier
-    /// leaders stand before the first entry of this one.
+    /// The last entry that this replica has applied, if this member knows without asking anybody that it leads, and has
+    /// told nobody of a later one. What earlier leaders have told of stands before the first entry of this one.
     fn knows_newest(&self) -> Option<u64> {
         {
             let metrics = self.raft.metrics();
@@ -178,7 +177,9 @@ impl Db {
                 return None;
             }
         }
-        Some(*self.machine.watch_applied().borrow())
+        let applied = *self.machine.watch_applied().borrow();
+        // Others may be faster: this disk may be slow or full.
+        (applied >= self.post.told()).then_some(applied)
     }
 
     /// On the leader: makes sure that it still leads; the index that a reader must have seen.
