@@ -312,6 +312,9 @@ async fn give_back_stale_in(daemon: &Arc<Daemon>, pool: &str, guarded: &Report) 
 }
 
 async fn report(daemon: &Arc<Daemon>) -> Result<Report> {
+    if !daemon.guard.is_there() {
+        return Ok(Report::default());
+    }
     let guard = daemon.guard.clone();
     Ok(blocking::run(move || guard.look()).await?.unwrap_or_default())
 }

@@ -48,7 +48,8 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// What of the database every request needs, kept in memory and renewed when the database changes.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    /// The [revision](Db::revision) of the database that it was read from; an older one if that has changed meanwhile.
+    /// The [revision](Db::revision_of) of [its tables](Snapshot::TABLES) that it was read from; an older one if they
+    /// have changed meanwhile.
     revision: u64,
     /// All members.
     pub members: Vec<Member>,
@@ -63,6 +64,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The tables that it is read from.
+    const TABLES: [&str; 11] = [
+        "certificates",
+        "certificates_projects",
+        "cluster_groups",
+        "config",
+        "nodes",
+        "nodes_cluster_groups",
+        "nodes_config",
+        "nodes_failure_domains",
+        "nodes_roles",
+        "projects",
+        "raft_ids",
+    ];
+
     /// Reads it.
     pub fn load(tx: &Tx<'_>) -> Result<Snapshot> {
         Ok(Snapshot {
@@ -328,9 +344,7 @@ impl Daemon {
     pub async fn newest(&self) -> Result<Arc<Snapshot>> {
         let db = self.db();
         self.catch_up(&db).await;
-        if self.snapshot().revision != db.revision() {
-            self.refresh().await?;
-        }
+        self.refresh().await?;
         Ok(self.snapshot())
     }
 
@@ -355,13 +369,20 @@ impl Daemon {
         missed.is_some_and(|at| at.elapsed() < MOMENT)
     }
 
-    /// Renews what is known of the cluster.
+    /// Renews what is known of the cluster, if that has changed.
     pub async fn refresh(&self) -> Result<()> {
+        let db = self.db();
+        self.instance_lists.forget_unless(db.revision());
+        let is_new = || self.snapshot().revision == db.revision_of(&Snapshot::TABLES);
+        if is_new() {
+            return Ok(());
+        }
         // One after another, so that what was read earlier never replaces what was read later.
         let _one = self.refreshing.lock().await;
-        let db = self.db();
-        let revision = db.revision();
-        self.instance_lists.forget_unless(revision);
+        if is_new() {
+            return Ok(());
+        }
+        let revision = db.revision_of(&Snapshot::TABLES);
         let mut fresh = Snapshot { revision, ..db.peek(Snapshot::load).await? };
         crate::moved::apply(&self.moved(), &mut fresh.members);
         {
@@ -650,8 +671,26 @@ fn trust(certificate: &Certificate) -> Trust {
         CertificateType::Client => Trust::Full,
     }
 }
+
 /// How many files this process may have open at once.
 fn files_at_once() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use db::Rehearsal;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_read_from_the_tables_that_it_names() {
+        let replica = Rehearsal::new().unwrap();
+        replica.read_from(&Snapshot::TABLES, Snapshot::load).unwrap();
+        for table in Snapshot::TABLES {
+            let fewer: Vec<&str> = Snapshot::TABLES.into_iter().filter(|t| *t != table).collect();
+            assert!(replica.read_from(&fewer, Snapshot::load).is_err(), "{table} is not read");
+        }
+    }
 }

@@ -258,13 +258,18 @@ async fn one_member_writes_whole_transactions_or_nothing() {
     assert_eq!(db.write(|tx| number(tx, "SELECT n FROM counter")).await, Ok(1));
     assert_eq!((db.status().last_log, db.revision()), (before, revision));
 
-    // Foreign keys hold, and what they cascade to is part of the transaction.
+    // Foreign keys hold, and what they cascade to is part of the transaction, also for who asks which tables were changed.
+    let counter = db.revision_of(&["counter"]);
+    assert_eq!(counter, revision);
     db.write(run("INSERT INTO parent (name) VALUES ('a'), ('b'); INSERT INTO child VALUES (1, 'c', x'01')"))
         .await
         .unwrap();
     assert_ne!(db.revision(), revision);
     assert!(db.write(run("INSERT INTO child VALUES (9, 'c', NULL)")).await.is_err());
+    let child = db.revision_of(&["child"]);
     db.write(run("DELETE FROM parent WHERE id = 1")).await.unwrap();
+    assert!(db.revision_of(&["child"]) > child);
+    assert_eq!((db.revision_of(&["counter"]), db.revision_of(&["counter", "child"])), (counter, db.revision()));
     assert_eq!(db.read(|tx| number(tx, "SELECT COUNT(*) FROM child")).await, Ok(0));
 
     // Unique values may be passed on and exchanged within one transaction.
@@ -468,12 +473,12 @@ async fn a_replica_that_differs_is_replaced_by_a_copy() {
     // What nobody has stumbled over yet is found by comparing; then what was read of it before does not count.
     assert!(members[1].check().await.unwrap().is_empty());
     spoil(3, "UPDATE counter SET n = 100");
-    let spoilt = (members[2].data_index(), members[2].revision());
+    let spoilt = (members[2].data_index(), members[2].revision_of(&["parent"]));
     assert_eq!(members[1].check().await.unwrap(), [3]);
     until("it has been repaired", async || members[2].status().repairs == 2).await;
     same(&members).await;
     assert_eq!(members[2].data_index(), spoilt.0);
-    assert_ne!(members[2].revision(), spoilt.1);
+    assert_ne!(members[2].revision_of(&["parent"]), spoilt.1);
     for db in &members {
         assert_eq!(db.status().halted, None);
     }

@@ -99,6 +99,11 @@ impl Guard {
         self.ask(&Ask::Look)
     }
 
+    /// False if there is no guard: nothing here has a lease.
+    pub fn is_there(&self) -> bool {
+        self.socket.exists()
+    }
+
     /// A majority has counted this member at that moment.
     fn note_counted(&self, at: Duration) {
         *lock(&self.counted) = Some(at);

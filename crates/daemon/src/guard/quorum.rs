@@ -57,6 +57,9 @@ pub async fn leave_alone(daemon: &Arc<Daemon>) {
 }
 
 async fn tell(daemon: &Arc<Daemon>) -> Result<Option<Report>> {
+    if !daemon.guard.is_there() {
+        return Ok(None);
+    }
     let guard = daemon.guard.clone();
     blocking::run(move || guard.tell_quorum()).await
 }

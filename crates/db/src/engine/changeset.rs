@@ -11,19 +11,23 @@ const INSERT: u8 = 18;
 const UPDATE: u8 = 23;
 const DELETE: u8 = 9;
 
-/// Refuses what is not a whole changeset, or touches tables that are not replicated: those that say where this replica
-/// stands, and SQLite's own.
-pub(super) fn check(changeset: &[u8]) -> Result<(), String> {
+/// The tables that a changeset touches. Refuses what is not a whole changeset, or touches tables that are not replicated:
+/// those that say where this replica stands, and SQLite's own.
+pub(super) fn tables(changeset: &[u8]) -> Result<Vec<&str>, String> {
     let mut rest = Rest(changeset);
-    let mut columns = None;
+    let (mut tables, mut columns) = (Vec::new(), None);
     while let Some(first) = rest.next() {
         match (first, columns) {
-            (b'T', _) => columns = Some(rest.table()?),
+            (b'T', _) => {
+                let (name, number) = rest.table()?;
+                tables.push(name);
+                columns = Some(number);
+            }
             (op @ (INSERT | UPDATE | DELETE), Some(columns)) => rest.row(op, columns)?,
             (other, _) => return Err(format!("it has the byte {other} where a table or a row begins")),
         }
     }
-    Ok(())
+    Ok(tables)
 }
 
 struct Rest<'a>(&'a [u8]);
@@ -59,8 +63,8 @@ impl<'a> Rest<'a> {
         Ok(number << 8 | u64::from(self.byte()?))
     }
 
-    /// The head of a table; how many columns it has.
-    fn table(&mut self) -> Result<u64, String> {
+    /// The head of a table: its name, and how many columns it has.
+    fn table(&mut self) -> Result<(&'a str, u64), String> {
         let columns = self.number()?;
         if columns == 0 || columns > MAX_COLUMNS {
             return Err(format!("a table has {columns} columns"));
@@ -76,7 +80,7 @@ impl<'a> Rest<'a> {
             Ok(name) if name.starts_with("_raft") || name.starts_with("sqlite_") => {
                 Err(format!("the table \"{name}\" is no part of what is replicated"))
             }
-            Ok(_) => Ok(columns),
+            Ok(name) => Ok((name, columns)),
             Err(_) => Err("the name of a table is no text".into()),
         }
     }

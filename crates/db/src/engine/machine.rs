@@ -13,7 +13,7 @@
 //! Nothing of this program may open the replica's file but SQLite: closing another descriptor of it would drop the
 //! locks by which other processes (`sqlite3` in the hands of a person) know that it is in use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -50,9 +50,55 @@ pub struct Machine {
     shared: Arc<Shared>,
 }
 
-fn next_revision() -> u64 {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed) + 1
+/// When what was changed last: numbers of which no two replicas that this program opens ever have the same, and that grow.
+struct Revisions {
+    /// All of it, when it was opened, migrated, or replaced by a copy.
+    all: u64,
+    /// Tables that were written to since then.
+    tables: HashMap<String, u64>,
+}
+
+impl Revisions {
+    fn of_all() -> Revisions {
+        Revisions { all: Self::next(), tables: HashMap::new() }
+    }
+
+    fn next() -> u64 {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn note(&mut self, touched: Touched) {
+        match touched {
+            Touched::All => *self = Revisions::of_all(),
+            Touched::Tables(tables) => {
+                let now = Self::next();
+                self.tables.extend(tables.into_iter().map(|table| (table, now)));
+            }
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.tables.values().copied().fold(self.all, u64::max)
+    }
+
+    fn last_of(&self, tables: &[&str]) -> u64 {
+        tables.iter().filter_map(|table| self.tables.get(*table)).copied().fold(self.all, u64::max)
+    }
+}
+
+/// What entries of the log change.
+enum Touched {
+    All,
+    Tables(BTreeSet<String>),
+}
+
+impl Touched {
+    fn add(&mut self, names: Vec<&str>) {
+        if let Touched::Tables(tables) = self {
+            tables.extend(names.into_iter().map(str::to_owned));
+        }
+    }
 }
 
 struct Shared {
@@ -63,7 +109,7 @@ struct Shared {
     /// `state` by who needs both.
     gate: Mutex<()>,
     data_index: AtomicU64,
-    revision: AtomicU64,
+    revisions: Mutex<Revisions>,
     version: AtomicI64,
     incarnation: AtomicU64,
     applied: watch::Sender<u64>,
@@ -196,7 +242,7 @@ impl Machine {
             schema,
             gate: Mutex::default(),
             data_index: AtomicU64::new(standing.data_index),
-            revision: AtomicU64::new(next_revision()),
+            revisions: Mutex::new(Revisions::of_all()),
             version: AtomicI64::new(standing.version),
             incarnation: AtomicU64::new(standing.incarnation),
             applied: watch::Sender::new(standing.last.map_or(0, |id| id.index())),
@@ -231,7 +277,16 @@ impl Machine {
 
     /// Names what is in the replica: no other replica that this program opens ever has the same.
     pub fn revision(&self) -> u64 {
-        self.shared.revision.load(Ordering::SeqCst)
+        self.revisions().last()
+    }
+
+    /// The same for some of its tables.
+    pub fn revision_of(&self, tables: &[&str]) -> u64 {
+        self.revisions().last_of(tables)
+    }
+
+    fn revisions(&self) -> MutexGuard<'_, Revisions> {
+        self.shared.revisions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The schema version of the replica; 0 before the first migration.
@@ -303,10 +358,9 @@ impl Machine {
         }
     }
 
-    fn publish(&self, standing: &Standing) {
-        if self.shared.data_index.swap(standing.data_index, Ordering::SeqCst) != standing.data_index {
-            self.shared.revision.store(next_revision(), Ordering::SeqCst);
-        }
+    fn publish(&self, standing: &Standing, touched: Touched) {
+        self.revisions().note(touched);
+        self.shared.data_index.store(standing.data_index, Ordering::SeqCst);
         self.shared.version.store(standing.version, Ordering::SeqCst);
         self.shared.incarnation.store(standing.incarnation, Ordering::SeqCst);
         self.shared.applied.send_replace(standing.last.map_or(0, |id| id.index()));
@@ -319,9 +373,10 @@ impl Machine {
         let mut state = self.state();
         state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
         let mut standing = state.standing.clone();
+        let mut touched = Touched::Tables(BTreeSet::new());
         let applied = entries
             .iter()
-            .map(|entry| self.apply_one(&state.db, &mut standing, entry))
+            .map(|entry| self.apply_one(&state.db, &mut standing, &mut touched, entry))
             .collect::<Result<Vec<_>, Halt>>()
             .and_then(|answers| {
                 store(&state.db, &standing)?;
@@ -332,13 +387,19 @@ impl Machine {
             let _ = state.db.execute_batch("ROLLBACK");
         }
         if applied.is_ok() {
-            self.publish(&standing);
+            self.publish(&standing, touched);
             state.standing = standing;
         }
         applied
     }
 
-    fn apply_one(&self, db: &Connection, at: &mut Standing, entry: &EntryOf<Types>) -> Result<Applied, Halt> {
+    fn apply_one(
+        &self,
+        db: &Connection,
+        at: &mut Standing,
+        touched: &mut Touched,
+        entry: &EntryOf<Types>,
+    ) -> Result<Applied, Halt> {
         if at.last.is_some_and(|last| entry.log_id.index() <= last.index()) {
             return already_applied(db, entry);
         }
@@ -351,6 +412,7 @@ impl Machine {
             EntryPayload::Normal(Command::Migrate { from, to, now_ms, incarnation }) if *from == at.version => {
                 self.migrate(db, *from, *to, *now_ms)?;
                 remember(db, index, at.data_index, &[0; 16])?;
+                *touched = Touched::All;
                 (at.version, at.data_index) = (*to, index);
                 if at.incarnation == 0 {
                     at.incarnation = *incarnation;
@@ -359,7 +421,7 @@ impl Machine {
             EntryPayload::Normal(Command::Write { schema, base, txid, changeset })
                 if *schema == at.version && *base == at.data_index =>
             {
-                apply_changeset(db, changeset).map_err(Misfit::into_halt)?;
+                touched.add(apply_changeset(db, changeset).map_err(Misfit::into_halt)?);
                 remember(db, index, *base, txid)?;
                 at.data_index = index;
             }
@@ -398,7 +460,7 @@ impl Machine {
         }
         state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
         let tried = match command {
-            Command::Write { changeset, .. } => apply_changeset(&state.db, changeset),
+            Command::Write { changeset, .. } => apply_changeset(&state.db, changeset).map(drop),
             Command::Migrate { from, to, now_ms, .. } => {
                 self.migrate(&state.db, *from, *to, *now_ms).map_err(|halt| Misfit::Impossible(halt.why))
             }
@@ -454,9 +516,7 @@ impl Machine {
         // The log is cut where the copy ends.
         self.sync(&state.db)?;
         state.standing = load(&state.db)?;
-        // It may differ from what was here, at the same index.
-        self.shared.revision.store(next_revision(), Ordering::SeqCst);
-        self.publish(&state.standing);
+        self.publish(&state.standing, Touched::All);
         self.shared.halted.send_replace(None);
         self.shared.go_on.notify_waiters();
         Ok(true)
@@ -531,8 +591,8 @@ impl Misfit {
     }
 }
 
-pub(super) fn apply_changeset(db: &Connection, changeset: &[u8]) -> Result<(), Misfit> {
-    super::changeset::check(changeset)
+pub(super) fn apply_changeset<'a>(db: &Connection, changeset: &'a [u8]) -> Result<Vec<&'a str>, Misfit> {
+    let tables = super::changeset::tables(changeset)
         .map_err(|why| Misfit::Impossible(format!("What was written is no changeset that can be applied: {why}")))?;
     let found = Arc::new(Mutex::new(None));
     let note = Arc::clone(&found);
@@ -541,7 +601,7 @@ pub(super) fn apply_changeset(db: &Connection, changeset: &[u8]) -> Result<(), M
         *note.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, table));
         ConflictAction::SQLITE_CHANGESET_ABORT
     };
-    let Err(e) = db.apply_strm(&mut &changeset[..], None::<fn(&str) -> bool>, conflict) else { return Ok(()) };
+    let Err(e) = db.apply_strm(&mut &changeset[..], None::<fn(&str) -> bool>, conflict) else { return Ok(tables) };
     match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
         None => Err(Misfit::Failed(other(e))),
         Some((ConflictType::SQLITE_CHANGESET_CONSTRAINT, table)) => Err(Misfit::Impossible(format!(

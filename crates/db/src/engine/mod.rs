@@ -340,6 +340,11 @@ impl Db {
         self.machine.revision()
     }
 
+    /// The same for what is in some tables.
+    pub fn revision_of(&self, tables: &[&str]) -> u64 {
+        self.machine.revision_of(tables)
+    }
+
     /// Returns when this replica's data is newer than that of the entry `index`.
     pub async fn changed_since(&self, index: u64) {
         let mut applied = self.machine.watch_applied();

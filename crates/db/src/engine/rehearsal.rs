@@ -8,6 +8,7 @@ use rusqlite::session::Session;
 
 use super::SCHEMA;
 use super::machine::{apply_changeset, content_hash};
+use crate::tx::Tx;
 
 /// A replica in memory, as a new database is.
 pub struct Rehearsal(Connection);
@@ -53,7 +54,19 @@ impl Rehearsal {
         let applied = apply_changeset(&self.0, changeset);
         self.0.execute_batch("ROLLBACK").map_err(failed).context("After the changeset")?;
         assert_eq!(content_hash(&self.0).ok().as_ref(), Some(&before), "a changeset outlives its transaction");
-        applied.map_err(|e| Error::bad_request(format!("{e:?}")))
+        applied.map(drop).map_err(|e| Error::bad_request(format!("{e:?}")))
+    }
+
+    /// Reads it while it has these tables and no others: what is read from others fails.
+    pub fn read_from<T>(&self, tables: &[&str], f: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let all = Tx(&self.0).all("SELECT name FROM sqlite_schema WHERE type = 'table'", [], |r| r.get(0))?;
+        let others =
+            all.iter().filter(|name: &&String| !tables.contains(&name.as_str()) && !name.starts_with("sqlite_"));
+        let drops: String = others.map(|name| format!("DROP TABLE \"{name}\";")).collect();
+        self.0.execute_batch("BEGIN").and_then(|()| self.0.execute_batch(&drops)).map_err(failed)?;
+        let read = f(&Tx(&self.0));
+        self.0.execute_batch("ROLLBACK").map_err(failed)?;
+        read
     }
 }
 
