@@ -291,6 +291,8 @@ async fn one_member_writes_whole_transactions_or_nothing() {
     assert!(other.err().unwrap().message.contains("in use"));
     db.shutdown().await.unwrap();
     assert_eq!(db.write(add_one).await.unwrap_err().kind, Kind::Unavailable);
+    assert_eq!(db.read(|tx| number(tx, "SELECT 1")).await.unwrap_err().kind, Kind::Unavailable);
+    assert_eq!(db.peek(|tx| number(tx, "SELECT 1")).await.unwrap_err().kind, Kind::Unavailable);
     drop(db);
 
     // The only voter need not wait for anybody, however long others would wait for a leader.

@@ -9,7 +9,6 @@ pub mod unfinished;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -549,27 +548,16 @@ pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
     start::listen_again(daemon).await
 }
 
-/// Removes the files of a database that is closed. A reader that was late may still have it open, and make a file beside
-/// it once more.
-fn remove_database(dir: &Path) -> std::io::Result<()> {
-    let mut tries = 0;
-    loop {
-        match fs::remove_dir_all(dir) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(e) if e.kind() == ErrorKind::DirectoryNotEmpty && tries < 50 => tries += 1,
-            done => return done,
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Forgets all that ties this server to a cluster, if that has been begun.
 pub fn end_leaving(paths: &Paths, local: &db::local::Local) -> Result<()> {
     if !paths.leaving().exists() {
         return Ok(());
     }
     for dir in [paths.global(), paths.global_before()] {
-        remove_database(&dir).context(format!("Removing {}", dir.display()))?;
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            removed => removed.context(format!("Removing {}", dir.display()))?,
+        }
     }
     for image in fs::read_dir(paths.images()).into_iter().flatten().flatten() {
         fs::remove_file(image.path()).context(format!("Removing {}", image.path().display()))?;

@@ -447,10 +447,11 @@ impl Db {
         self.raft.trigger().purge_log(upto).await.map_err(|e| failed(&e))
     }
 
-    /// Stops taking part. Other handles of it fail from now on.
+    /// Stops taking part. Other handles of it fail from now on; who still reads is waited for, within limits.
     pub async fn shutdown(&self) -> Result<()> {
         self.machine.stop();
         let stopped = self.raft.shutdown().await.map_err(|e| Error::internal(e.to_string()));
+        self.reader.close().await;
         let _ = self.lock.unlock();
         stopped
     }

@@ -12,7 +12,9 @@ use super::runtime::blocking;
 use crate::tx::{Tx, failed};
 
 /// Connections: so many reads run at the same time.
-const CONNECTIONS: usize = 4;
+const CONNECTIONS: u32 = 4;
+/// How long reads that run when the database is closed may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// Reads of one replica.
 pub(super) struct Reader {
@@ -31,7 +33,7 @@ impl Reader {
         Reader {
             path: path.to_owned(),
             idle: Mutex::default(),
-            turns: Arc::new(Semaphore::new(CONNECTIONS)),
+            turns: Arc::new(Semaphore::new(CONNECTIONS as usize)),
             barrier: AsyncMutex::default(),
             begun: Mutex::default(),
             ended: Mutex::default(),
@@ -44,7 +46,8 @@ impl Reader {
         f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let broken = |e: &dyn std::fmt::Display| Error::internal(format!("Reading the database: {e}"));
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|e| broken(&e))?;
+        let closed = |_| Error::unavailable("The database is shutting down");
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(closed)?;
         let reader = Arc::clone(self);
         let read = move || {
             let result = reader.run_here(f);
@@ -60,8 +63,25 @@ impl Reader {
         connection.execute_batch("BEGIN").map_err(failed)?;
         let result = f(&Tx(&connection));
         connection.execute_batch("COMMIT").map_err(failed)?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.turns.is_closed() {
+            idle.push(connection);
+        }
         result
+    }
+
+    /// Waits until the reads that run have ended, though not for ever for one that hangs, and refuses those that come
+    /// later: nobody has the replica open here any more.
+    pub async fn close(&self) {
+        let all = tokio::time::timeout(ENDING, self.turns.acquire_many(CONNECTIONS)).await;
+        if all.is_err() {
+            tracing::warn!("the database is closed, though somebody has been reading it for {} s", ENDING.as_secs());
+        }
+        // Before the turns are given back: nobody who waits is to have one.
+        self.turns.close();
+        drop(all);
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = blocking(move || drop(idle)).await;
     }
 
     fn connect(&self) -> rusqlite::Result<Connection> {
@@ -117,5 +137,53 @@ mod tests {
             assert_eq!(one.await.unwrap(), Ok(()));
         }
         assert!(asked.load(Ordering::SeqCst) <= 2, "one for the first, one for all who came while it was under way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_waits_for_those_who_read_and_not_for_ever_for_one_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("db.bin");
+        Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n)").unwrap();
+        let refused = |e: Error| (e.kind, e.message);
+        let shut = (api::Kind::Unavailable, "The database is shutting down".to_owned());
+        for hangs in [false, true] {
+            let reader = Arc::new(Reader::new(&path));
+            let (begun, at) = tokio::sync::oneshot::channel();
+            let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+            let reads = reader.clone();
+            let reading = tokio::spawn(async move {
+                let read = move |_: &Tx<'_>| {
+                    let _ = begun.send(());
+                    let _ = goes_on.recv();
+                    Ok(1)
+                };
+                reads.run(read).await
+            });
+            at.await.unwrap();
+            let closing = tokio::spawn({
+                let reader = reader.clone();
+                async move { reader.close().await }
+            });
+            tokio::task::yield_now().await;
+            let late = tokio::spawn({
+                let reader = reader.clone();
+                async move { reader.run(|_| Ok(2)).await }
+            });
+            assert!(!closing.is_finished(), "somebody is still reading");
+            if hangs {
+                tokio::time::advance(ENDING).await;
+                closing.await.unwrap();
+                drop(go_on);
+                assert_eq!(reading.await.unwrap(), Ok(1));
+            } else {
+                drop(go_on);
+                assert_eq!(reading.await.unwrap(), Ok(1));
+                closing.await.unwrap();
+            }
+            assert_eq!(refused(late.await.unwrap().unwrap_err()), shut);
+            assert_eq!(refused(reader.run(|_| Ok(3)).await.unwrap_err()), shut);
+            let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+            assert_eq!(left, ["db.bin"], "nobody has it open");
+        }
     }
 }
