@@ -84,6 +84,7 @@ pub enum Command {
     Project(project::Project),
     Publish(instance::publish::Publish),
     Query(query::Query),
+    Rebuild(instance::rebuild::Rebuild),
     #[command(subcommand)]
     Remote(remote::Remote),
     Rename(instance::delete::Rename),
@@ -115,7 +116,7 @@ impl Command {
         }
         all! {
             Admin Alias Cluster Completion Config Console Copy Create Delete File Image Info Launch List Monitor Move
-            Network Operation Pause Profile Project Publish Query Remote Rename Restart Resume Snapshot Start Stop
+            Network Operation Pause Profile Project Publish Query Rebuild Remote Rename Restart Resume Snapshot Start Stop
             Storage Version Wait Warning
         }
         Ok(0)

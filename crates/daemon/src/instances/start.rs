@@ -36,6 +36,7 @@ pub async fn start_for(daemon: &Arc<Daemon>, l: &Loaded, plan: Option<&str>) -> 
         return Err(Error::bad_request("The instance is already running"));
     }
     daemon.must_take_instances()?;
+    crate::services::instances::end_rebuild(daemon, l).await?;
     let volume = super::volume_path(daemon, l).await?;
     leases::take_root(daemon, l).await?;
     let started = start_with(daemon, l, volume, plan).await;

@@ -16,6 +16,9 @@ const UNFINISHED: &str = ".unfinished-";
 /// Names of volumes that are put back, complete, and have to take the place of what is there, begin so.
 const PUT_BACK: &str = ".put-back-";
 
+/// What waits beside a volume to take its place, complete, is called so: whoever uses the pool can find it.
+const PREPARED: &str = ".prepared-";
+
 /// A pool in a directory.
 pub struct Dir {
     /// `$INCUS_DIR/storage-pools/<pool>`: the directory, or a link to it.
@@ -97,24 +100,41 @@ impl Dir {
     fn take_turns(&self, beside: &Path, path: &Path) -> Result<()> {
         let ready = self.named(PUT_BACK, path);
         fs::rename(beside, &ready).context(format!("Putting {} back", path.display()))?;
-        self.put_back(&ready, path)
+        self.put_in_place(&ready, path)
     }
 
-    fn put_back(&self, ready: &Path, path: &Path) -> Result<()> {
-        self.unmake(path)?;
-        fs::rename(ready, path).context(format!("Putting {} back", path.display()))
+    /// Puts `new` in the place of `path`; what was interrupted is ended by doing it again.
+    fn put_in_place(&self, new: &Path, path: &Path) -> Result<()> {
+        let old = self.beside(path);
+        if path.exists() {
+            remove(&old)?;
+            fs::rename(path, &old).context(format!("Removing {}", path.display()))?;
+        }
+        fs::rename(new, path).context(format!("Moving {} into place", path.display()))?;
+        remove(&old)
     }
 
     /// Ends or removes what was begun under one name.
     fn recover_one(&self, name: &str, path: &Path) -> Result<()> {
         if let Some(of) = name.strip_prefix(PUT_BACK).and_then(|rest| rest.strip_prefix(&self.mine)) {
-            return self.put_back(path, &path.with_file_name(of));
+            return self.put_in_place(path, &path.with_file_name(of));
         }
         if name.strip_prefix(UNFINISHED).is_some_and(|rest| rest.starts_with(&self.mine)) {
             remove(path)
         } else {
             Ok(())
         }
+    }
+
+    /// What waits to take the place of a volume.
+    fn prepared_for(&self, volume: &Volume) -> PathBuf {
+        self.path(volume).with_file_name(format!("{PREPARED}{}", volume.name))
+    }
+
+    /// A power cut must not take what was written by now.
+    fn sync(&self) -> Result<()> {
+        let pool = fs::File::open(&self.path).context("Opening the pool")?;
+        rustix::fs::syncfs(&pool).map_err(io::Error::from).context("Writing the volume to the disk")
     }
 
     fn snapshots_of(&self, volume: &Volume) -> PathBuf {
@@ -134,9 +154,16 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(mode).create(path).context(format!("Making {}", path.display()))
 }
 
+/// Makes the directory of a volume with what is to be in it.
+fn fill_dir(path: &Path, kind: Kind, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+    let mode = if kind == Kind::Container { 0o100 } else { 0o711 };
+    fs::DirBuilder::new().mode(mode).create(path).context(format!("Making {}", path.display()))?;
+    fill(path)
+}
+
 /// True for names that are no volume's and no snapshot's.
 fn hidden(name: &str) -> bool {
-    name.starts_with(UNFINISHED) || name.starts_with(PUT_BACK)
+    [UNFINISHED, PUT_BACK, PREPARED].iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -224,14 +251,38 @@ impl Driver for Dir {
     }
 
     fn create_volume(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
-        self.make(&self.path(volume), |path| {
-            let mode = if volume.kind == Kind::Container { 0o100 } else { 0o711 };
-            fs::DirBuilder::new().mode(mode).create(path).context(format!("Making {}", path.display()))?;
-            fill(path)
+        self.make(&self.path(volume), |path| fill_dir(path, volume.kind, fill))
+    }
+
+    fn prepare(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+        self.drop_prepared(volume)?;
+        self.make(&self.prepared_for(volume), |path| {
+            fill_dir(path, volume.kind, fill)?;
+            // What it replaces is removed then.
+            self.sync()
         })
     }
 
+    fn replace(&self, volume: &Volume) -> Result<()> {
+        let prepared = self.prepared_for(volume);
+        if prepared.exists() { self.put_in_place(&prepared, &self.path(volume)) } else { Ok(()) }
+    }
+
+    fn drop_prepared(&self, volume: &Volume) -> Result<()> {
+        self.unmake(&self.prepared_for(volume))
+    }
+
+    fn prepared(&self) -> Result<Vec<Volume>> {
+        let mut all = Vec::new();
+        for kind in [Kind::Container, Kind::Custom] {
+            let names = entries(&self.path.join(kind.folder()))?.into_iter();
+            all.extend(names.filter_map(|(n, _)| Some(Volume { kind, name: n.strip_prefix(PREPARED)?.to_owned() })));
+        }
+        Ok(all)
+    }
+
     fn delete_volume(&self, volume: &Volume) -> Result<()> {
+        self.drop_prepared(volume)?;
         remove(&self.snapshots_of(volume))?;
         self.unmake(&self.path(volume))
     }
@@ -246,6 +297,10 @@ impl Driver for Dir {
         let snapshots = self.snapshots_of(volume);
         if snapshots.exists() {
             fs::rename(&snapshots, self.snapshots_of(to)).context("Renaming the snapshots")?;
+        }
+        let prepared = self.prepared_for(volume);
+        if prepared.exists() {
+            fs::rename(&prepared, self.prepared_for(to)).context("Renaming what is to take its place")?;
         }
         if from_path.exists() {
             fs::rename(&from_path, &to_path).context(format!("Renaming {}", from_path.display()))?;
@@ -347,9 +402,8 @@ impl Driver for Dir {
                 self.make(&self.snapshot_path(volume, &name), |path| tree::receive(path, from, progress))?;
             }
             self.make(&self.path(volume), |path| tree::receive(path, from, progress))?;
-            // Who sent it may remove it when this returns: by then a power cut must not take it.
-            let pool = fs::File::open(&self.path).context("Opening the pool")?;
-            rustix::fs::syncfs(&pool).map_err(io::Error::from).context("Writing the volume to the disk")
+            // Who sent it may remove it when this returns.
+            self.sync()
         })();
         if received.is_err() {
             let _ = remove(&self.snapshots_of(volume));
@@ -485,6 +539,59 @@ mod tests {
             assert_eq!(read(dir.path(&w)), "then");
         }
         assert_eq!(fs::read_dir(dir.path(&v).parent().unwrap()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_volume_is_made_beside_it() {
+        let Pool { dir, .. } = &pool();
+        let (v, w) = (volume("v"), volume("w"));
+        let names = || {
+            let mut names: Vec<_> = entries(&dir.path.join("custom")).unwrap().into_iter().map(|(n, _)| n).collect();
+            names.sort();
+            names
+        };
+        let new = |text: &'static str| move |path: &Path| Ok(fs::write(path.join("f"), text)?);
+        with(dir, &v, "old");
+        let failed = dir.prepare(&v, &mut |path| {
+            fs::write(path.join("f"), "half")?;
+            Err(Error::bad_request("full"))
+        });
+        assert_eq!(failed.unwrap_err().message, "full");
+        assert_eq!((read(dir.path(&v)).as_str(), names()), ("old", vec!["default_v".to_owned()]));
+        dir.replace(&v).unwrap();
+        assert_eq!(read(dir.path(&v)), "old", "there is nothing to put in its place");
+
+        // It waits for the next daemon, and is no volume.
+        dir.prepare(&v, &mut new("first")).unwrap();
+        dir.prepare(&v, &mut new("new")).unwrap();
+        dir.recover().unwrap();
+        assert_eq!((dir.prepared().unwrap(), dir.volumes().unwrap()), (vec![v.clone()], vec![v.clone()]));
+        assert_eq!(read(dir.path(&v)), "old");
+        dir.replace(&v).unwrap();
+        dir.replace(&v).unwrap();
+        assert_eq!((read(dir.path(&v)).as_str(), names()), ("new", vec!["default_v".to_owned()]));
+
+        // Killed between the steps: it is done again, at the next start or before.
+        for started in [false, true] {
+            dir.prepare(&v, &mut new("newer")).unwrap();
+            fs::rename(dir.path(&v), dir.beside(&dir.path(&v))).unwrap();
+            if started {
+                dir.recover().unwrap();
+            }
+            dir.replace(&v).unwrap();
+            dir.recover().unwrap();
+            assert_eq!((read(dir.path(&v)).as_str(), names()), ("newer", vec!["default_v".to_owned()]));
+        }
+
+        // It goes where its volume goes.
+        dir.prepare(&v, &mut new("later")).unwrap();
+        dir.rename_volume(&v, &w).unwrap();
+        assert_eq!(dir.prepared().unwrap(), std::slice::from_ref(&w));
+        dir.prepare(&v, &mut new("dropped")).unwrap();
+        dir.drop_prepared(&v).unwrap();
+        dir.drop_prepared(&v).unwrap();
+        dir.delete_volume(&w).unwrap();
+        assert!(names().is_empty());
     }
 
     #[test]

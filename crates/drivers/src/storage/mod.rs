@@ -135,6 +135,16 @@ pub trait Driver: Send + Sync {
     fn volumes(&self) -> Result<Vec<Volume>>;
     /// Makes a volume; `fill` puts into the directory that it is given what is to be in it.
     fn create_volume(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>;
+    /// Makes beside a volume what is to take its place, as a whole or not at all, as [`Driver::create_volume`] does. It
+    /// waits there, also for the next daemon, until it is put in place or dropped.
+    fn prepare(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()>;
+    /// Puts what was prepared in the place of the volume; what was interrupted is ended by doing it again. If nothing is
+    /// prepared it was done before.
+    fn replace(&self, volume: &Volume) -> Result<()>;
+    /// Removes what was prepared; if there is nothing that is fine.
+    fn drop_prepared(&self, volume: &Volume) -> Result<()>;
+    /// The volumes beside which something is prepared.
+    fn prepared(&self) -> Result<Vec<Volume>>;
     /// Removes a volume with its snapshots; one that is not there is fine.
     fn delete_volume(&self, volume: &Volume) -> Result<()>;
     /// Renames a volume with its snapshots. What was interrupted is completed by doing it again.

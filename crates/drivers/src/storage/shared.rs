@@ -208,6 +208,23 @@ impl Driver for Shared {
         self.dir.snapshot_path(volume, snapshot)
     }
 
+    fn prepare(&self, volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
+        self.must_be_there()?;
+        self.must_be_free(volume)?;
+        self.dir.prepare(volume, fill)
+    }
+
+    fn replace(&self, volume: &Volume) -> Result<()> {
+        self.must_be_there()?;
+        self.must_be_free(volume)?;
+        self.dir.replace(volume)
+    }
+
+    fn prepared(&self) -> Result<Vec<Volume>> {
+        self.must_be_there()?;
+        self.dir.prepared()
+    }
+
     fn restore(&self, volume: &Volume, snapshot: &str) -> Result<()> {
         self.must_be_there()?;
         self.must_be_free(volume)?;
@@ -216,6 +233,7 @@ impl Driver for Shared {
 
     in_the_directory! {
         create_volume(volume: &Volume, fill: &mut dyn FnMut(&Path) -> Result<()>);
+        drop_prepared(volume: &Volume);
         snapshot(volume: &Volume, snapshot: &str);
         delete_snapshot(volume: &Volume, snapshot: &str);
         rename_snapshot(volume: &Volume, from: &str, to: &str);

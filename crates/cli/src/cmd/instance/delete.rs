@@ -66,7 +66,8 @@ impl Delete {
     }
 }
 
-async fn stop(ctx: &Ctx, server: &Server, url: &str) -> Result<()> {
+/// Stops an instance by force.
+pub async fn stop(ctx: &Ctx, server: &Server, url: &str) -> Result<()> {
     let body = json!({ "action": "stop", "timeout": -1, "force": true });
     let reply = server.put(&format!("{url}/state"), &body, None).await?;
     ctx.wait(server, reply).await.map(drop).map_err(|e| e.context("Stopping the instance failed"))

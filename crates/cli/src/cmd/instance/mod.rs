@@ -9,6 +9,7 @@ pub mod file;
 pub mod info;
 pub mod list;
 pub mod publish;
+pub mod rebuild;
 pub mod session;
 pub mod snapshot;
 pub mod state;

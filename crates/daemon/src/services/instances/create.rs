@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use api::instance::{InstanceRebuildPost, InstanceSource, InstancesPost};
+use api::instance::{InstanceSource, InstancesPost};
 use api::key::{Config, Read as _};
 use api::{Error, Kind, Result};
 use db::instances::NewInstance;
@@ -99,7 +99,8 @@ pub enum Origin {
 
 /// An image that an instance is made from.
 pub struct Base {
-    fingerprint: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
     architecture: Architecture,
     properties: Config,
     profiles: Vec<String>,
@@ -109,7 +110,7 @@ pub struct Base {
 
 impl Base {
     /// The files of the image, on this member.
-    async fn files(&self, cx: &Cx, operation: &Arc<Operation>) -> Result<Files> {
+    pub async fn files(&self, cx: &Cx, operation: &Arc<Operation>) -> Result<Files> {
         if let Some(offer) = &self.offer {
             let auto_update = cx.daemon.snapshot().config.read(&api::keys::server::IMAGES_AUTO_UPDATE_CACHED);
             let wishes = Wishes { cached: true, auto_update, ..Wishes::default() };
@@ -144,7 +145,8 @@ impl From<Offer> for Base {
 }
 
 impl Origin {
-    async fn find(cx: &Cx, source: &InstanceSource) -> Result<Origin> {
+    /// What a request says that it is to be made from.
+    pub async fn find(cx: &Cx, source: &InstanceSource) -> Result<Origin> {
         match source.kind.as_str() {
             "none" => Ok(Origin::Nothing),
             "image" => Origin::image(cx, source).await,
@@ -339,12 +341,12 @@ async fn make(
     let mut snapshots = Vec::new();
     point::pass(daemon, "create:files:before").await;
     match origin {
-        Origin::Nothing => fill(driver.clone(), l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
+        Origin::Nothing => filled(&driver, l, create_volume, empty).await?,
         Origin::Image(image) => {
             let files = image.files(cx, operation).await?;
             // First what can be refused, as where there is no majority: then no volume is left.
             images::used(daemon, &image.fingerprint).await?;
-            from_image(driver.clone(), l, files, operation).await?;
+            filled(&driver, l, create_volume, from_image(l, files, operation)?).await?;
         }
         Origin::Copy(original) => {
             snapshots = original.copy_volume(daemon, l, &pool, source, operation).await?;
@@ -388,21 +390,42 @@ async fn discard(driver: Arc<dyn Driver>, volume: Volume) {
     }
 }
 
-async fn fill(
-    driver: Arc<dyn Driver>,
-    l: &Loaded,
-    mut with: impl FnMut(&Path) -> Result<()> + Send + 'static,
-) -> Result<()> {
-    let volume = l.volume();
-    blocking::run(move || driver.create_volume(&volume, &mut with)).await
+/// What makes a volume, or something that is to take its place; it is given what fills the directory.
+pub type Make = fn(&dyn Driver, &Volume, &mut Fill) -> Result<()>;
+/// Puts into a directory what is to be in it.
+pub type Fill = dyn FnMut(&Path) -> Result<()>;
+
+fn create_volume(driver: &dyn Driver, volume: &Volume, fill: &mut Fill) -> Result<()> {
+    driver.create_volume(volume, fill)
 }
 
-async fn from_image(driver: Arc<dyn Driver>, l: &Loaded, files: Files, operation: &Arc<Operation>) -> Result<()> {
+/// Makes the files of an instance in this way, with that in them.
+pub async fn filled(
+    driver: &Arc<dyn Driver>,
+    l: &Loaded,
+    make: Make,
+    mut fill: impl FnMut(&Path) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let (driver, volume) = (driver.clone(), l.volume());
+    blocking::run(move || make(&*driver, &volume, &mut fill)).await
+}
+
+/// Fills a volume with a root file system that has nothing in it.
+pub fn empty(path: &Path) -> Result<()> {
+    Ok(std::fs::create_dir(path.join("rootfs"))?)
+}
+
+/// Fills a volume with what is in an image.
+pub fn from_image(
+    l: &Loaded,
+    files: Files,
+    operation: &Arc<Operation>,
+) -> Result<impl FnMut(&Path) -> Result<()> + Send + use<>> {
     let (unprivileged, operation) = (!l.privileged(), operation.clone());
     let limit = incus_core::disk::root_size(&l.devices)?;
     let total: u64 = files.paths().filter_map(|p| p.metadata().ok()).map(|m| m.len()).sum();
     let told = std::sync::atomic::AtomicU64::new(0);
-    fill(driver, l, move |path| {
+    Ok(move |path: &Path| {
         let progress = |read: u64| {
             let percent = (read * 100).checked_div(total).unwrap_or(0).min(100);
             if told.swap(percent, std::sync::atomic::Ordering::Relaxed) != percent {
@@ -413,7 +436,6 @@ async fn from_image(driver: Arc<dyn Driver>, l: &Loaded, files: Files, operation
         let options = Unpack { unprivileged, limit, progress: &progress, cancel: &AtomicBool::new(false) };
         drivers::image::unpack(&files, path, &options).map(drop)
     })
-    .await
 }
 
 /// One transaction: the instance, its volume, and what was copied with it.
@@ -448,53 +470,4 @@ async fn record(
             Ok(id)
         })
         .await
-}
-
-/// `POST /1.0/instances/{name}/rebuild`: a stopped instance gets the root file system of an image.
-pub async fn rebuild(cx: Cx, new: InstanceRebuildPost) -> Result<Arc<Operation>> {
-    let l = super::find_here(&cx).await?;
-    if cx.daemon.instances.runs(l.row.id) {
-        return Err(Error::bad_request("Instance must be stopped to be rebuilt"));
-    }
-    let id = l.row.id;
-    if !cx.daemon.view(move |tx| db::snapshots::list(tx, id)).await?.is_empty() {
-        return Err(Error::bad_request("Cannot rebuild an instance with snapshots: delete them first"));
-    }
-    let origin = match Origin::find(&cx, &new.source).await? {
-        Origin::Copy(_) => return Err(Error::bad_request("An instance is rebuilt from an image, or from nothing")),
-        other => other,
-    };
-    let operation = super::operation(&cx.daemon, "Rebuilding instance", &l);
-    let daemon = cx.daemon.clone();
-    Ok(daemon.clone().run(operation, move |operation| async move {
-        let _busy = crate::instances::lock(&daemon, id).await;
-        if daemon.instances.runs(id) {
-            return Err(Error::bad_request("Instance must be stopped to be rebuilt"));
-        }
-        let (_, driver) = crate::instances::pool(&daemon, &l).await?;
-        let base = match &origin {
-            Origin::Image(image) => Some(image.fingerprint.clone()),
-            _ => None,
-        };
-        // The files of the image are at hand before anything of the old is given up.
-        let files = match &origin {
-            Origin::Image(image) => Some(image.files(&cx, &operation).await?),
-            _ => None,
-        };
-        let (old, volume) = (driver.clone(), l.volume());
-        blocking::run(move || old.delete_volume(&volume)).await?;
-        match files {
-            Some(files) => from_image(driver, &l, files, &operation).await?,
-            None => fill(driver, &l, |path| Ok(std::fs::create_dir(path.join("rootfs"))?)).await?,
-        }
-        daemon
-            .db()
-            .write(move |tx| {
-                let notes = [("volatile.base_image", base.as_deref()), ("volatile.apply_template", Some("create"))];
-                db::instances::patch_config(tx, id, notes)
-            })
-            .await?;
-        l.lifecycle(&daemon, "instance-rebuilt", Some(cx.caller.requestor()));
-        Ok(())
-    }))
 }

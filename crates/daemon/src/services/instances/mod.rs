@@ -14,6 +14,7 @@ mod metadata;
 mod moving;
 mod names;
 mod process;
+mod rebuild;
 mod record;
 mod rename;
 mod sftp;
@@ -35,6 +36,7 @@ use crate::state::Daemon;
 pub use change::while_it_runs;
 pub use console::Consoles;
 pub use list::{Seen, Which, own_runs, recorded, states};
+pub use rebuild::end as end_rebuild;
 pub use rename::files_follow;
 pub use snapshots::expire as expire_snapshots;
 
@@ -47,7 +49,7 @@ pub fn routes(r: &mut Router) {
     r.sync(&api::instance::PATCH, change::patch);
     r.operation(&api::instance::POST, rename::post);
     r.operation(&api::instance::DELETE, delete::delete_one);
-    r.operation(&api::instance::REBUILD, create::rebuild);
+    r.operation(&api::instance::REBUILD, rebuild::rebuild);
     r.sync(&api::instance::STATE, list::state);
     r.operation(&api::instance::STATE_PUT, state::put);
     snapshots::routes(r);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use api::{Error, Kind, Result};
+use db::Tx;
 use db::volumes::Volume as Row;
 use drivers::storage::{Driver, Volume};
 
@@ -25,6 +26,8 @@ pub enum Unfinished {
         /// The other name.
         to: String,
     },
+    /// What was prepared takes the place of the volume.
+    Replace,
 }
 
 impl Unfinished {
@@ -33,6 +36,7 @@ impl Unfinished {
         match self {
             Unfinished::Rename(to) => format!("rename {to}"),
             Unfinished::RenameSnapshot { from, to } => format!("rename-snapshot {from} {to}"),
+            Unfinished::Replace => "replace".to_owned(),
         }
     }
 
@@ -40,6 +44,7 @@ impl Unfinished {
     pub fn of(row: &Row) -> Option<Unfinished> {
         let words: Vec<&str> = row.config.get(UNFINISHED)?.split(' ').collect();
         match words[..] {
+            ["replace"] => Some(Unfinished::Replace),
             ["rename", to] => Some(Unfinished::Rename(to.to_owned())),
             ["rename-snapshot", from, to] => {
                 Some(Unfinished::RenameSnapshot { from: from.to_owned(), to: to.to_owned() })
@@ -69,7 +74,7 @@ pub async fn hold(daemon: &Arc<Daemon>, row: &Row) -> Result<(volumes::Lock, Row
             complete(daemon, &now).await?;
             Err(Error::conflict("The storage volume has just been renamed"))
         }
-        Some(Unfinished::RenameSnapshot { .. }) => {
+        Some(Unfinished::RenameSnapshot { .. } | Unfinished::Replace) => {
             complete(daemon, &now).await?;
             let now = daemon.db().read(move |tx| db::volumes::by_id(tx, id)).await?;
             Ok((lock, now))
@@ -101,13 +106,19 @@ pub async fn complete(daemon: &Arc<Daemon>, row: &Row) -> Result<()> {
             let done = !driver.snapshot_path(&volume, from).exists() && driver.snapshot_path(&volume, to).exists();
             if done { Ok(()) } else { driver.rename_snapshot(&volume, from, to) }
         }
+        Unfinished::Replace => driver.replace(&volume),
     })
     .await;
+    // A name stays as it was if it can't be changed; what takes the place of a volume is only waiting for that.
+    if what == Unfinished::Replace {
+        renamed.clone()?;
+    }
     let (id, done) = (row.id, renamed.is_ok());
     daemon
         .write(move |tx| {
             db::volumes::set_config_value(tx, id, UNFINISHED, None)?;
             match &what {
+                Unfinished::Replace => Ok(()),
                 _ if !done => Ok(()),
                 Unfinished::Rename(name) => db::volumes::rename(tx, id, name),
                 Unfinished::RenameSnapshot { from, to } => {
@@ -117,6 +128,26 @@ pub async fn complete(daemon: &Arc<Daemon>, row: &Row) -> Result<()> {
         })
         .await?;
     renamed
+}
+
+/// Notes in a transaction that what was prepared takes the place of the volume.
+pub fn note_replacing(tx: &Tx<'_>, row: &Row) -> Result<()> {
+    db::volumes::set_config_value(tx, row.id, UNFINISHED, Some(&Unfinished::Replace.write()))
+}
+
+/// Puts what was prepared in the place of a volume if its row says so, and drops it otherwise. The caller holds the files.
+pub async fn decide(daemon: &Arc<Daemon>, pool: &str, volume: &Volume) -> Result<()> {
+    let (asked, own, of) = (pool.to_owned(), daemon.member_id(), volume.clone());
+    let find = move |tx: &Tx<'_>| {
+        Ok(volumes::rows(tx, &asked, own)?.into_iter().find(|r| volumes::files(r).as_ref() == Some(&of)))
+    };
+    match daemon.db().read(find).await? {
+        Some(row) if Unfinished::of(&row) == Some(Unfinished::Replace) => complete(daemon, &row).await,
+        _ => {
+            let (driver, volume) = (pools::open(daemon, pool).await?, volume.clone());
+            blocking::run(move || driver.drop_prepared(&volume)).await
+        }
+    }
 }
 
 /// Makes sure that a place is free: no row says that something is there, and what lies there nevertheless is removed.

@@ -3,12 +3,13 @@
 //! A volume is a row, and files on one member. What is made is made as files first and becomes true with its row;
 //! what goes, goes as a row first. Files that no row speaks of are removed when their member starts ([`recover`]),
 //! or when something is made in their place. A rename has to change both: the row notes first what it is to become
-//! ([`files::Unfinished`]), so that whoever finds it between the two completes it. A volume that moves to another
-//! place lies there as a whole before one transaction switches the row, and is removed from the old place after it.
+//! ([`files::Unfinished`]), so that whoever finds it between the two completes it; so it is with what was prepared to take
+//! the place of a volume. A volume that moves to another place lies there as a whole before one transaction switches the
+//! row, and is removed from the old place after it.
 
 mod copy;
 mod create;
-mod files;
+pub mod files;
 pub mod recover;
 mod relocate;
 pub mod snapshots;

@@ -61,11 +61,27 @@ async fn all(daemon: &Arc<Daemon>, left: Vec<(String, Volume)>) {
     if let Err(e) = end_unfinished(daemon).await {
         tracing::warn!("ending what was begun with storage volumes: {e}");
     }
+    if let Err(e) = decide_prepared(daemon).await {
+        tracing::warn!("looking for what was to take the place of storage volumes: {e}");
+    }
     for (pool, volume) in left {
         if let Err(e) = sweep(daemon, &pool, &volume).await {
             tracing::warn!("looking whether the volume {} in {pool} belongs to anybody: {e}", volume.name);
         }
     }
+}
+
+/// What was to take the place of volumes does so, or goes.
+async fn decide_prepared(daemon: &Arc<Daemon>) -> Result<()> {
+    for pool in daemon.db().peek(db::pools::list).await? {
+        let Ok(driver) = pools::open(daemon, &pool.name).await else { continue };
+        for volume in blocking::run(move || driver.prepared()).await? {
+            // Another member may be at it.
+            let Some(_lock) = volumes::lock_now(daemon, &pool.name, &volume).await? else { continue };
+            files::decide(daemon, &pool.name, &volume).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn end_unfinished(daemon: &Arc<Daemon>) -> Result<()> {
