@@ -198,6 +198,34 @@ fn a_stopped_leader_hands_over_and_reads_need_no_majority() -> Result<()> {
     Ok(())
 }
 
+/// Asks a member's daemon as curl does.
+fn curl(cluster: &Cluster, from: usize, args: &[&str]) -> Result<String> {
+    let machine = &cluster.lab.machines[from - 1];
+    let socket = machine.incus_dir().join("unix.socket").to_string_lossy().into_owned();
+    machine.must("curl", &[&["-s", "--unix-socket", &socket], args].concat())
+}
+
+/// The ETag under which a member shows something.
+fn etag(cluster: &Cluster, from: usize, url: &str) -> Result<String> {
+    let shown = curl(cluster, from, &["-i", url])?;
+    let header = |l: &str| l.to_lowercase().starts_with("etag: ").then(|| l["etag: ".len()..].trim().to_owned());
+    Ok(shown.lines().find_map(header).ok_or_else(|| format!("no ETag: {shown}"))?)
+}
+
+/// Twelve who ask something at the same time; what they are told.
+fn at_once(ask: &(dyn Fn(usize) -> Result<String> + Sync)) -> Result<Vec<String>> {
+    std::thread::scope(|s| {
+        let all: Vec<_> = (0..12).map(|n| s.spawn(move || ask(n).map_err(|e| e.to_string()))).collect();
+        all.into_iter().map(|one| Ok(one.join().unwrap()?)).collect()
+    })
+}
+
+/// One has done it, and the others were told why they have not.
+fn one_wins(what: &str, answers: &[String]) {
+    assert_eq!(answers.iter().filter(|a| a.contains("\"status_code\":200")).count(), 1, "{what}: {answers:?}");
+    assert_eq!(answers.iter().filter(|a| a.contains("ETag doesn't match")).count(), 11, "{what}: {answers:?}");
+}
+
 /// Many who change the same thing at the same time, on several members: one of those who saw the same state wins, and
 /// those who change different parts of it all do.
 #[test]
@@ -206,35 +234,97 @@ fn nobody_overwrites_what_they_have_not_seen() -> Result<()> {
         return Ok(());
     }
     let cluster = Cluster::temporary("etags", 2)?;
-    let ask = |from: usize, args: &[&str]| -> Result<String> {
-        let machine = &cluster.lab.machines[from - 1];
-        let socket = machine.incus_dir().join("unix.socket").to_string_lossy().into_owned();
-        machine.must("curl", &[&["-s", "--unix-socket", &socket], args].concat())
-    };
-    let at_once = |ask: &(dyn Fn(usize) -> Result<String> + Sync)| -> Result<Vec<String>> {
-        std::thread::scope(|s| {
-            let all: Vec<_> = (0..12).map(|n| s.spawn(move || ask(n).map_err(|e| e.to_string()))).collect();
-            all.into_iter().map(|one| Ok(one.join().unwrap()?)).collect()
-        })
-    };
-    for (kind, name) in [("profiles", "default"), ("projects", "default"), ("cluster/members", "server2")] {
-        let url = format!("http://incus/1.0/{kind}/{name}");
-        let before = ask(1, &["-i", &url])?;
-        let header = |l: &str| l.to_lowercase().starts_with("etag: ").then(|| l["etag: ".len()..].trim().to_owned());
-        let etag = before.lines().find_map(header).ok_or_else(|| format!("no ETag: {before}"))?;
+    cluster.incus(1, &["network", "create", "br1", "ipv4.address=none", "ipv6.address=none"])?;
+    cluster.incus(1, &["cluster", "group", "create", "g1"])?;
+    cluster.incus(1, &["storage", "volume", "create", "local", "v1"])?;
+    for path in [
+        "profiles/default",
+        "projects/default",
+        "cluster/members/server2",
+        "cluster/groups/g1",
+        "networks/br1",
+        "storage-pools/local",
+        "storage-pools/local/volumes/custom/v1",
+    ] {
+        let url = format!("http://incus/1.0/{path}");
+        let seen = etag(&cluster, 1, &url)?;
         let answers = at_once(&|n| {
-            let (body, header) = (format!("{{\"description\": \"{n}\"}}"), format!("If-Match: {etag}"));
-            ask(n % 2 + 1, &["-X", "PATCH", "-H", &header, "-d", &body, &url])
+            let (body, header) = (format!("{{\"description\": \"{n}\"}}"), format!("If-Match: {seen}"));
+            curl(&cluster, n % 2 + 1, &["-X", "PATCH", "-H", &header, "-d", &body, &url])
         })?;
-        assert_eq!(answers.iter().filter(|a| a.contains("\"status_code\":200")).count(), 1, "{kind}: {answers:?}");
-        assert_eq!(answers.iter().filter(|a| a.contains("ETag doesn't match")).count(), 11, "{kind}: {answers:?}");
+        one_wins(path, &answers);
         at_once(&|n| {
             let body = format!("{{\"config\": {{\"user.n{n}\": \"{n}\"}}}}");
-            ask(n % 2 + 1, &["-X", "PATCH", "-d", &body, &url])
+            curl(&cluster, n % 2 + 1, &["-X", "PATCH", "-d", &body, &url])
         })?;
-        let after = ask(2, &[&url])?;
+        let after = curl(&cluster, 2, &[&url])?;
         for n in 0..12 {
-            assert!(after.contains(&format!("\"user.n{n}\":\"{n}\"")), "{kind}: the change of {n} is lost: {after}");
+            assert!(after.contains(&format!("\"user.n{n}\":\"{n}\"")), "{path}: the change of {n} is lost: {after}");
+        }
+    }
+    snapshots_are_not_overwritten(&cluster)?;
+    configuration_is_not_overwritten(&cluster)
+}
+
+fn snapshots_are_not_overwritten(cluster: &Cluster) -> Result<()> {
+    cluster.incus(1, &["init", "--empty", "c1", "--target", "server2"])?;
+    cluster.incus(1, &["snapshot", "create", "c1", "s1"])?;
+    let url = "http://incus/1.0/instances/c1/snapshots/s1";
+    for method in ["PUT", "PATCH"] {
+        let seen = etag(cluster, 1, url)?;
+        let answers = at_once(&|n| {
+            let year = if method == "PUT" { 2100 } else { 2200 } + n;
+            let (body, header) =
+                (format!("{{\"expires_at\": \"{year}-01-01T00:00:00Z\"}}"), format!("If-Match: {seen}"));
+            let answer = curl(cluster, n % 2 + 1, &["-X", method, "-H", &header, "-d", &body, url])?;
+            let begun: serde_json::Value = serde_json::from_str(&answer)?;
+            match begun["operation"].as_str().filter(|o| !o.is_empty()) {
+                Some(operation) => {
+                    let ended = curl(cluster, n % 2 + 1, &[&format!("http://incus{operation}/wait")])?;
+                    Ok(serde_json::from_str::<serde_json::Value>(&ended)?["metadata"].to_string())
+                }
+                None => Ok(answer),
+            }
+        })?;
+        one_wins(method, &answers);
+    }
+    Ok(())
+}
+
+/// Keys that hold everywhere, and a member's own: all that one asks for is done, or nothing.
+fn configuration_is_not_overwritten(cluster: &Cluster) -> Result<()> {
+    let url = "http://incus/1.0";
+    let patch =
+        |from: usize, header: &str, body: &str| curl(cluster, from, &["-X", "PATCH", "-H", header, "-d", body, url]);
+    for key in ["user.seen", "core.metrics_address"] {
+        let header = format!("If-Match: {}", etag(cluster, 1, url)?);
+        let answers =
+            at_once(&|n| patch(1, &header, &format!("{{\"config\": {{\"{key}\": \"127.0.0.1:{}\"}}}}", 9100 + n)))?;
+        one_wins(key, &answers);
+    }
+    for round in 0..4 {
+        let header = format!("If-Match: {}", etag(cluster, 1, url)?);
+        let own = cluster.incus(1, &["config", "get", "core.metrics_address"])?;
+        let answers = at_once(&|n| match n {
+            0 => {
+                let port = 9200 + round;
+                let both = format!(
+                    "{{\"config\": {{\"core.metrics_address\": \"127.0.0.1:{port}\", \"user.a\": \"{port}\"}}}}"
+                );
+                patch(1, &header, &both)
+            }
+            _ => patch(2, "X-Nothing: 1", &format!("{{\"config\": {{\"user.n{n}\": \"{round}\"}}}}")),
+        })?;
+        let now = cluster.incus(1, &["config", "get", "core.metrics_address"])?;
+        let all = cluster.incus(2, &["config", "get", "user.a"])?;
+        if answers[0].contains("\"status_code\":200") {
+            assert_eq!(
+                (now.trim(), all.trim()),
+                (&*format!("127.0.0.1:{}", 9200 + round), &*(9200 + round).to_string())
+            );
+        } else {
+            assert!(answers[0].contains("ETag doesn't match"), "{answers:?}");
+            assert_eq!(now, own, "refused, and half of it was done");
         }
     }
     Ok(())

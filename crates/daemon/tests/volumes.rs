@@ -196,6 +196,22 @@ fn snapshots(cluster: &Cluster) -> Result<()> {
     volume(cluster, &["snapshot", "restore", "one", "v", "s1"])?;
     assert_eq!(tree(&dir), before);
     refused(cluster, &["snapshot", "restore", "one", "v", "nope"], "not found")?;
+    // Putting back and changing, in one request: both or neither.
+    fill(&dir, "three");
+    let now = tree(&dir);
+    let path = "/1.0/storage-pools/one/volumes/custom/v";
+    for (body, why) in [
+        (r#"{"restore": "s1", "config": {"size": "big"}}"#, "Invalid size"),
+        (r#"{"restore": "nope", "config": {"user.c": "d"}}"#, "not found"),
+    ] {
+        cluster.refused_with(1, &["query", "-X", "PUT", "-d", body, path], why)?;
+        assert_eq!((tree(&dir), volume(cluster, &["get", "one", "v", "user.c"])?.trim()), (now.clone(), ""), "{body}");
+    }
+    let mut config = cluster.get(1, path)?["config"].clone();
+    config["user.c"] = "d".into();
+    let both = serde_json::json!({"restore": "s1", "config": config}).to_string();
+    cluster.incus(1, &["query", "-X", "PUT", "-d", &both, path])?;
+    assert_eq!((tree(&dir), volume(cluster, &["get", "one", "v", "user.c"])?.trim()), (before.clone(), "d"));
     volume(cluster, &["snapshot", "rename", "one", "v", "s1", "s2"])?;
     refused(cluster, &["snapshot", "rename", "one", "v", "s2", "snap0"], "already exists")?;
     assert_eq!(tree(&snapshot(cluster, 1, "one", "v", "s2")), before);

@@ -7,6 +7,7 @@ use api::key::{Config, Scope};
 use api::keys::server::{PLACEMENT_SCRIPTLET, PROXY_HTTP, PROXY_HTTPS, SERVER};
 use api::server::{Environment, Server, ServerPut, StorageDriver};
 use api::{Error, Result};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::edge::auth::may;
 use crate::edge::{Cx, Router};
@@ -57,7 +58,13 @@ async fn shown_config(daemon: &Daemon) -> Result<Config> {
     Ok(config)
 }
 
+/// Nobody else changes this member's own configuration until this is dropped.
+async fn alone(daemon: &Daemon) -> OwnedMutexGuard<()> {
+    crate::locks::hold(daemon.paths.local_db()).await
+}
+
 async fn put(cx: Cx, new: ServerPut) -> Result<()> {
+    let _alone = alone(&cx.daemon).await;
     let old = shown_config(&cx.daemon).await?;
     cx.check_etag(&old)?;
     let mut changes = super::config_of(&new.config)?;
@@ -68,12 +75,13 @@ async fn put(cx: Cx, new: ServerPut) -> Result<()> {
 }
 
 async fn patch(cx: Cx, new: ServerPut) -> Result<()> {
+    let _alone = alone(&cx.daemon).await;
     let old = shown_config(&cx.daemon).await?;
     cx.check_etag(&old)?;
     change(&cx, &old, super::config_of(&new.config)?).await
 }
 
-/// Sets what differs: local keys on this member, global ones everywhere, and puts them into effect.
+/// Sets what differs: local keys on this member, global ones everywhere, and puts them into effect: all, or none.
 async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
     let daemon = &cx.daemon;
     let differs = |(key, value): &(String, String)| old.get(key).map_or("", String::as_str) != value;
@@ -100,14 +108,19 @@ async fn change(cx: &Cx, old: &Config, changes: Config) -> Result<()> {
         change_local(daemon, &local).await?;
     }
     if !global.is_empty() {
-        let (request, own) = (cx.clone(), before);
+        let (request, own) = (cx.clone(), before.clone());
         let written = daemon.write(move |tx| {
             let mut now = db::config::get(tx)?;
             now.extend(own.clone());
             request.check_etag(&now)?;
             db::config::patch(tx, &global)
         });
-        written.await?;
+        let written = written.await;
+        if written.is_err() && !local.is_empty() {
+            let back = local.keys().map(|k| (k.clone(), before.get(k).cloned().unwrap_or_default()));
+            change_local(daemon, &back.collect()).await?;
+        }
+        written?;
     }
     cx.daemon.tell("config-updated", "/1.0".into(), &cx.caller);
     Ok(())

@@ -42,7 +42,15 @@ fn a_full_disk() -> Result<()> {
     machine.must("rm", &[&ballast])?;
     cluster.incus(1, &["launch", "busybox", "second", "-s", "small"])?;
     cluster.incus(1, &["snapshot", "create", "first", "s"])?;
+    cluster.incus(1, &["storage", "volume", "create", "small", "v"])?;
+    machine.must("sh", &["-c", "cd $0/custom/default_v && dd if=/dev/urandom of=large bs=64k count=16", &pool])?;
+    cluster.incus(1, &["storage", "volume", "snapshot", "create", "small", "v", "s"])?;
     fill()?;
+    // Putting a volume back and changing it, in one request: neither.
+    let both = r#"{"restore": "s", "config": {"user.a": "b"}}"#;
+    let path = "/1.0/storage-pools/small/volumes/custom/v";
+    refused(&cluster, 1, &["query", "-X", "PUT", "-d", both, path], "No space left")?;
+    assert_eq!(cluster.incus(1, &["storage", "volume", "get", "small", "v", "user.a"])?.trim(), "");
     cluster.incus(1, &["delete", "-f", "first", "second"])?;
     assert_eq!(volumes()?.trim(), "");
 

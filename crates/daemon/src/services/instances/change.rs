@@ -22,10 +22,10 @@ use crate::state::Daemon;
 /// `PUT /1.0/instances/{name}`.
 pub async fn put(cx: Cx, new: InstancePut) -> Result<Arc<Operation>> {
     let l = find_here(&cx).await?;
+    cx.check_etag(&changeable(&l))?;
     if !new.restore.is_empty() {
         return snapshots::restore(&cx, &l, &new).await;
     }
-    cx.check_etag(&changeable(&l))?;
     let daemon = cx.daemon.clone();
     let operation = super::operation(&daemon, "Updating instance", &l);
     Ok(daemon.clone().run(operation, move |_| async move { update(&cx, l.row.id, Change::Put(new)).await }))

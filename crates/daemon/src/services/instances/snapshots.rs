@@ -16,7 +16,7 @@ use crate::edge::{Cx, Router};
 use crate::events;
 use crate::instances::{self, Loaded, expanded, start, stop};
 use crate::operations::{New, Operation};
-use crate::services::project_rules;
+use crate::services::{Change, project_rules};
 use crate::state::Daemon;
 
 pub fn routes(r: &mut Router) {
@@ -187,9 +187,14 @@ async fn put(cx: Cx, new: InstanceSnapshotPut) -> Result<Arc<Operation>> {
     let daemon = cx.daemon.clone();
     let begun = operation(&daemon, "Updating snapshot", &l, &snapshot.name);
     Ok(daemon.clone().run(begun, move |_| async move {
-        let expires = new.expires_at.filter(|at| *at != never());
-        let (id, description) = (snapshot.id, snapshot.description.clone());
-        daemon.db().write(move |tx| db::snapshots::update(tx, id, &description, expires)).await?;
+        let (request, of, name, change) = (cx.clone(), l.row.id, snapshot.name.clone(), Change::Put(new));
+        let written = daemon.write(move |tx| {
+            let old = db::snapshots::get(tx, of, &name)?;
+            let new = change.of(&request, &changeable(&old))?;
+            let expires = new.expires_at.filter(|at| *at != never());
+            db::snapshots::update(tx, old.id, &old.description, expires)
+        });
+        written.await?;
         tell(&cx, &l, "instance-snapshot-updated", &snapshot.name);
         Ok(())
     }))
@@ -255,6 +260,7 @@ pub async fn restore(cx: &Cx, l: &Loaded, new: &InstancePut) -> Result<Arc<Opera
     Ok(daemon.clone().run(begun, move |_| async move {
         let _busy = instances::lock(&daemon, id).await;
         let l = instances::here(&daemon, id).await?;
+        cx.check_etag(&super::changeable(&l))?;
         let ran = daemon.instances.runs(id);
         if ran {
             let ending = stop::Ending { keep_power: false, restart: true, clean: false };

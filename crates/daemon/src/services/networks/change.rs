@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 
 use super::follow::definition;
 use super::named;
-use super::show::{changeable, find};
+use super::show::{changeable, shown};
 use crate::blocking;
 use crate::edge::Cx;
 use crate::events::{lifecycle, with_context};
-use crate::services::{patched, placed};
+use crate::services::{Change, placed};
 use crate::state::Daemon;
 
 /// Refuses a configuration with keys that are the same on all members.
@@ -239,20 +239,20 @@ async fn make(daemon: &Arc<Daemon>, network: &Network) -> Result<()> {
 }
 
 pub async fn put(cx: Cx, new: NetworkPut) -> Result<()> {
-    let old = changeable(&find(&cx).await?);
-    cx.check_etag(&old)?;
-    change(&cx, new).await
+    change(&cx, &Change::Put(new)).await
 }
 
 pub async fn patch(cx: Cx, new: Value) -> Result<()> {
-    let old = changeable(&find(&cx).await?);
-    cx.check_etag(&old)?;
-    change(&cx, patched(&old, &new)?).await
+    change(&cx, &Change::Patch(new)).await
 }
 
 /// A network as it is, and as it is to be.
 struct Update {
+    /// Who wants it.
+    request: Cx,
     network: Network,
+    /// What the caller can change of it, as it is.
+    old: NetworkPut,
     /// Whose own configuration is replaced.
     member: Option<i64>,
     description: String,
@@ -261,7 +261,13 @@ struct Update {
 }
 
 impl Update {
-    fn write(&self, tx: &Tx<'_>) -> Result<Network> {
+    /// The network as it is then; `None` if it is not any more what this was worked out from.
+    fn write(&self, tx: &Tx<'_>) -> Result<Option<Network>> {
+        let (_, now) = as_it_is(tx, &self.request, self.member)?;
+        if now != self.old {
+            self.request.check_etag(&now)?;
+            return Ok(None);
+        }
         let id = self.network.id;
         db::networks::update(tx, id, &self.description, &self.shared)?;
         if let Some(member) = self.member {
@@ -270,7 +276,7 @@ impl Update {
         let all = db::networks::list(tx, None)?;
         let network = all.into_iter().find(|n| n.id == id).ok_or_else(|| Error::not_found("Network not found"))?;
         check(tx, &network)?;
-        Ok(network)
+        Ok(Some(network))
     }
 
     /// What this member is to have.
@@ -285,12 +291,26 @@ fn own_part(network: &Network, member: i64) -> Config {
     network.members.iter().find(|m| m.member_id == member).map(|m| m.config.clone()).unwrap_or_default()
 }
 
-async fn change(cx: &Cx, new: NetworkPut) -> Result<()> {
-    let daemon = &cx.daemon;
+/// The network of the request, and what can be changed of it.
+fn as_it_is(tx: &Tx<'_>, cx: &Cx, member: Option<i64>) -> Result<(Network, NetworkPut)> {
+    let network = named(tx, cx.project(), cx.arg(0))?;
+    let old = changeable(&shown(tx, network.clone(), member)?);
+    Ok((network, old))
+}
+
+/// Others may change it at the same time, on other members: then it is worked out again.
+async fn change(cx: &Cx, change: &Change<NetworkPut>) -> Result<()> {
     let member = placed::whose(cx).await?;
-    let (project, name) = (cx.project().to_owned(), cx.arg(0).to_owned());
-    let _alone = daemon.places.alone().await;
-    let network = daemon.view(move |tx| named(tx, &project, &name)).await?;
+    let _alone = cx.daemon.places.alone().await;
+    while !apply(&cx.daemon, work_out(cx, change, member).await?).await? {}
+    tell(cx, "network-updated", url(cx, cx.arg(0)));
+    Ok(())
+}
+
+async fn work_out(cx: &Cx, change: &Change<NetworkPut>, member: Option<i64>) -> Result<Arc<Update>> {
+    let (daemon, request) = (&cx.daemon, cx.clone());
+    let (network, old) = daemon.view(move |tx| as_it_is(tx, &request, member)).await?;
+    let new = change.of(cx, &old)?;
     if network.state != Progress::Created {
         return Err(Error::bad_request(
             "A network that is pending can't be changed: finish its creation, or delete it",
@@ -305,10 +325,8 @@ async fn change(cx: &Cx, new: NetworkPut) -> Result<()> {
         )));
     }
     let shared = choose(daemon, network.kind, network.id, shared, false).await?;
-    let update = Arc::new(Update { network, member, description: new.description, own, shared });
-    apply(daemon, update).await?;
-    tell(cx, "network-updated", url(cx, cx.arg(0)));
-    Ok(())
+    let request = cx.clone();
+    Ok(Arc::new(Update { request, network, old, member, description: new.description, own, shared }))
 }
 
 /// A key that has another value in the other configuration.
@@ -316,8 +334,8 @@ fn differing<'a>(a: &'a Config, b: &'a Config) -> Option<&'a String> {
     a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k))
 }
 
-/// Brings a change about on this member, and then in the row.
-async fn apply(daemon: &Arc<Daemon>, update: Arc<Update>) -> Result<()> {
+/// Brings a change about on this member, and then in the row; false, and all is as it was, if the row has changed meanwhile.
+async fn apply(daemon: &Arc<Daemon>, update: Arc<Update>) -> Result<bool> {
     let (own, id) = (daemon.member_id(), update.network.id);
     let (before, after) = (definition(&update.network, own), update.definition(own));
     let changes = before != after && update.network.state_on(own).is_some();
@@ -330,14 +348,14 @@ async fn apply(daemon: &Arc<Daemon>, update: Arc<Update>) -> Result<()> {
     }
     let written = daemon
         .write(move |tx| {
-            let network = update.write(tx)?;
+            let Some(network) = update.write(tx)? else { return Ok(false) };
             if changes && network.state_on(own) != Some(Progress::Created) {
                 db::networks::set_member_state(tx, id, own, Progress::Created)?;
             }
-            Ok(())
+            Ok(true)
         })
         .await;
-    if written.is_err() && changes {
+    if changes && !matches!(written, Ok(true)) {
         let made = daemon.places.made.clone();
         if let Err(e) = blocking::run(move || made.put(id, &before, false)).await {
             tracing::warn!("a network that could not be changed could not be brought back either: {e}");

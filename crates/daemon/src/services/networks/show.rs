@@ -71,7 +71,7 @@ pub async fn list(cx: Cx, (): ()) -> Result<Vec<Network>> {
 }
 
 /// The managed network that the request is about.
-pub async fn find(cx: &Cx) -> Result<Network> {
+async fn find(cx: &Cx) -> Result<Network> {
     let (project, name, member) = (cx.project().to_owned(), cx.arg(0).to_owned(), placed::whose(cx).await?);
     cx.daemon.view(move |tx| shown(tx, named(tx, &project, &name)?, member)).await
 }

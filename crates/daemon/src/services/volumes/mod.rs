@@ -197,10 +197,20 @@ async fn put(cx: Cx, new: StorageVolumePut) -> Result<()> {
     if new.restore.is_empty() {
         return change(&cx, &row, Change::Put(new)).await;
     }
-    cx.check_etag(&changeable(&row))?;
-    snapshots::restore(&cx, &row, &new.restore).await?;
+    let snapshot = new.restore.clone();
+    let (_lock, row) = snapshots::restorable(&cx, &row, &snapshot).await?;
+    let old = changeable(&row);
+    cx.check_etag(&old)?;
     // Who only restores sends no configuration.
-    if new.config.is_empty() { Ok(()) } else { change(&cx, &row, Change::Put(new)).await }
+    let changes = !new.config.is_empty();
+    if changes {
+        change(&cx, &row, Change::Put(new)).await?;
+    }
+    let restored = snapshots::restore(&cx, &row, &snapshot).await;
+    if restored.is_err() && changes {
+        cx.daemon.write(move |tx| store(tx, &db::volumes::by_id(tx, row.id)?, old.clone())).await?;
+    }
+    restored
 }
 
 async fn patch(cx: Cx, new: Value) -> Result<()> {
@@ -212,18 +222,22 @@ async fn change(cx: &Cx, row: &Row, change: Change<StorageVolumePut>) -> Result<
     let (id, request) = (row.id, cx.clone());
     cx.daemon
         .write(move |tx| {
-            let mut old = db::volumes::by_id(tx, id)?;
+            let old = db::volumes::by_id(tx, id)?;
             let new = change.of(&request, &changeable(&old))?;
             api::keys::volume::check(&old.name, &new.config)?;
-            let mut config = new.config;
-            let unfinished = old.config.remove(files::UNFINISHED);
-            config.remove(files::UNFINISHED);
-            config.extend(unfinished.map(|u| (files::UNFINISHED.to_owned(), u)));
-            db::volumes::update(tx, id, &new.description, &config)
+            store(tx, &old, new)
         })
         .await?;
     tell(cx, "storage-volume-updated", row, None, []);
     Ok(())
+}
+
+/// Writes a volume as it is to be; what is only ours to know stays.
+fn store(tx: &Tx<'_>, old: &Row, new: StorageVolumePut) -> Result<()> {
+    let mut config = new.config;
+    config.remove(files::UNFINISHED);
+    config.extend(old.config.get_key_value(files::UNFINISHED).map(|(k, v)| (k.clone(), v.clone())));
+    db::volumes::update(tx, old.id, &new.description, &config)
 }
 
 async fn delete(cx: Cx, (): ()) -> Result<()> {

@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 
 use super::files::{self, Unfinished};
 use super::{asked, custom_here, moment, path, resources, tell, visible};
-use crate::blocking;
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
 use crate::services::{Change, never, pools, project_rules};
 use crate::state::Daemon;
+use crate::{blocking, volumes};
 
 /// How often expired snapshots are looked for.
 const PRUNE: Duration = Duration::from_secs(60);
@@ -239,9 +239,9 @@ async fn remove(daemon: &Arc<Daemon>, row: &Row, snapshot: &VolumeSnapshot) -> R
     blocking::run(move || driver.delete_snapshot(&volume, &name)).await
 }
 
-/// Puts a volume back to a snapshot.
-pub async fn restore(cx: &Cx, row: &Row, snapshot: &str) -> Result<()> {
-    let (_lock, row) = files::hold(&cx.daemon, row).await?;
+/// Holds the files of a volume that can be put back to that snapshot.
+pub async fn restorable(cx: &Cx, row: &Row, snapshot: &str) -> Result<(volumes::Lock, Row)> {
+    let (lock, row) = files::hold(&cx.daemon, row).await?;
     let (asked, name, own) = (row.clone(), snapshot.to_owned(), cx.daemon.member_id());
     cx.daemon
         .view(move |tx| {
@@ -250,9 +250,14 @@ pub async fn restore(cx: &Cx, row: &Row, snapshot: &str) -> Result<()> {
             must_not_run(tx, &asked, asked.member_id.map(|_| own))
         })
         .await?;
-    let (driver, volume, name) = (pools::open(&cx.daemon, &row.pool).await?, files::of(&row)?, snapshot.to_owned());
+    Ok((lock, row))
+}
+
+/// Puts a volume back to a snapshot. The caller holds its files.
+pub async fn restore(cx: &Cx, row: &Row, snapshot: &str) -> Result<()> {
+    let (driver, volume, name) = (pools::open(&cx.daemon, &row.pool).await?, files::of(row)?, snapshot.to_owned());
     blocking::run(move || driver.restore(&volume, &name)).await?;
-    tell(cx, "storage-volume-restored", &row, None, [("snapshot", json!(snapshot))]);
+    tell(cx, "storage-volume-restored", row, None, [("snapshot", json!(snapshot))]);
     Ok(())
 }
 
