@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::endpoint::{Reply, fill};
 use api::envelope::Envelope;
@@ -23,6 +23,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 /// A server that has sent nothing for so long is asked whether it is still there, so often, and so many times.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -209,5 +210,66 @@ impl Remote {
         let body = (!body.is_null()).then_some(body);
         let envelope = self.json(endpoint.info.method.as_str(), &path, body.as_ref()).await?;
         serde_json::from_value(envelope.metadata).map_err(|e| Error::internal(format!("{path}: {e}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Answers every request with "ok", and counts the connections.
+    async fn serve(listener: UnixListener, connections: Arc<AtomicUsize>) {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            connections.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while stream.read_exact(&mut byte).await.is_ok() {
+                    head.push(byte[0]);
+                    if head.ends_with(b"\r\n\r\n") {
+                        head.clear();
+                        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+                    }
+                }
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_idle_for_too_long_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, connections) = (dir.path().join("socket"), Arc::new(AtomicUsize::new(0)));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let serving = tokio::spawn(serve(listener, connections.clone()));
+        let remote = Remote::unix(socket);
+        // The clock stands still only while it is put forward: what goes over a socket takes real time.
+        let later = async |time: Duration| {
+            tokio::time::pause();
+            tokio::time::advance(time).await;
+            tokio::time::resume();
+        };
+        let ask = async || {
+            assert_eq!(remote.fetch("/").await.unwrap(), "ok");
+            // The connection is free again once the answer has been read.
+            let free = || remote.idle.lock().unwrap().iter().all(|(_, sender)| sender.is_ready());
+            while !free() {
+                tokio::task::yield_now().await;
+            }
+            connections.load(Ordering::SeqCst)
+        };
+        assert_eq!((ask().await, ask().await), (1, 1));
+        later(IDLE - Duration::from_secs(1)).await;
+        assert_eq!(ask().await, 1, "it has been used lately");
+        later(IDLE - Duration::from_secs(1)).await;
+        assert_eq!(ask().await, 1, "from its last use on");
+        later(IDLE).await;
+        assert_eq!((ask().await, remote.idle.lock().unwrap().len()), (2, 1), "the old one is given up");
+        serving.abort();
     }
 }

@@ -259,6 +259,7 @@ fn each_member_of_a_cluster_makes_its_own_place_of_each_network() -> Result<()> 
     cluster.programs = ours;
     away(&mut cluster)?;
     unavailable(&cluster)?;
+    in_the_way(&cluster)?;
     leaving(&cluster)
 }
 
@@ -375,6 +376,21 @@ fn unavailable(cluster: &Cluster) -> Result<()> {
     })?;
     cluster.incus(2, &["network", "delete", "half"])?;
     cluster.until("nothing of it", || Ok((has(&cluster.lab.machines[0], "half") == NOTHING).then_some(())))
+}
+
+/// What one member can't take down it tries again by itself, though nothing changes in the database any more.
+fn in_the_way(cluster: &Cluster) -> Result<()> {
+    let second = &cluster.lab.machines[1];
+    cluster.incus(1, &["network", "create", "stuck", "ipv6.address=none"])?;
+    let dir = second.incus_dir().join("networks/stuck");
+    let blocked = dir.join("blocked").to_string_lossy().into_owned();
+    second.must("mkdir", &[&blocked])?;
+    second.must("mount", &["-t", "tmpfs", "tmpfs", &blocked])?;
+    cluster.incus(1, &["network", "delete", "stuck"])?;
+    cluster.until("word of it", || Ok(second.log_tail(200).contains("a network that was deleted").then_some(())))?;
+    assert!(dir.exists());
+    second.must("umount", &[&blocked])?;
+    cluster.until("it gone", || Ok((!dir.exists() && has(second, "stuck") == NOTHING).then_some(())))
 }
 
 /// A member that leaves takes nothing along; one that joins gets all.

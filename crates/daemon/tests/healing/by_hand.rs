@@ -94,7 +94,14 @@ pub fn a_lease_that_was_left_behind_is_taken(world: &mut World) -> Result<()> {
     assert_eq!(world.at(other, "c1")?, other);
     world.cluster.refused_with(other, &["start", "c1"], &format!("server{victim}"))?;
     world.healing(other, true)?;
+    let hook = program(world, "echo no switch for $1; exit 1")?;
+    world.cluster.incus(other, &["config", "set", &format!("cluster.healing_hook={hook}")])?;
+    world.cluster.refused_with(other, &["start", "c1"], &format!("no switch for server{victim}"))?;
+    program(world, &format!("echo \"$1\" > {}/called", world.cluster.lab.dir.display()))?;
     world.cluster.incus(other, &["start", "c1"])?;
+    let called = std::fs::read_to_string(world.cluster.lab.dir.join("called"))?;
+    assert_eq!(called.trim(), format!("server{victim}"));
+    world.cluster.incus(other, &["config", "unset", "cluster.healing_hook"])?;
     let after = world.writes("c1", &before)?;
     println!("a lease left behind: c1 goes on after {:.1} s", world.one_after_another("c1")?);
     mend(world, Harm::PowerOff, victim)?;

@@ -168,3 +168,32 @@ impl Made {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_can_not_be_taken_down_is_tried_again_until_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, folder) = (dir.path().join("networks.json"), dir.path().join("networks/stuck"));
+        let config = [("parent".to_owned(), "lo".to_owned())].into();
+        let def = Definition { name: "stuck".into(), kind: "macvlan".into(), config };
+        fs::write(&file, serde_json::to_vec(&BTreeMap::from([(1, def)])).unwrap()).unwrap();
+        let open = || Made::open(Arc::new(Networks::new(dir.path(), "seed")), file.clone());
+        let made = open();
+        assert!(!made.has_failed());
+        // What is no folder is not removed as one.
+        fs::create_dir(dir.path().join("networks")).unwrap();
+        fs::write(&folder, "").unwrap();
+        for again in [false, true] {
+            made.bring(&[], again);
+            assert!(made.has_failed() && made.all().contains_key(&1));
+        }
+        assert!(open().all().contains_key(&1), "the next daemon knows of it");
+        fs::remove_file(&folder).unwrap();
+        made.bring(&[], true);
+        assert!(!made.has_failed() && made.all().is_empty() && open().all().is_empty());
+    }
+}
