@@ -20,7 +20,7 @@ use super::gone::{self, Placed};
 use super::taking;
 use crate::blocking;
 use crate::services::pools;
-use crate::state::Daemon;
+use crate::state::{Daemon, Snapshot};
 
 /// How often the leader looks.
 const ROUND: Duration = Duration::from_secs(1);
@@ -93,8 +93,8 @@ async fn look_after(daemon: &Arc<Daemon>, member: &Member, threshold_ms: u64) ->
 /// what it may still reach: a lease of it that has lapsed is nobody's.
 pub async fn is_gone(daemon: &Arc<Daemon>, raft_id: u64) -> Result<bool> {
     let snapshot = daemon.snapshot();
-    let Some(member) = snapshot.members.iter().find(|m| m.raft_id == Some(raft_id)) else { return Ok(true) };
-    if !is_silent(daemon, raft_id) || answers(member).await {
+    let Some((member, silent)) = silent(daemon, &snapshot, raft_id) else { return Ok(true) };
+    if !silent || answers(member).await {
         return Ok(false);
     }
     bar(daemon, member.id).await.map(|()| true)
@@ -102,11 +102,15 @@ pub async fn is_gone(daemon: &Arc<Daemon>, raft_id: u64) -> Result<bool> {
 
 /// True if nothing has been heard of a member for as long as healing waits, or it is no member any more.
 pub fn is_silent(daemon: &Daemon, raft_id: u64) -> bool {
-    let snapshot = daemon.snapshot();
-    let Some(member) = snapshot.members.iter().find(|m| m.raft_id == Some(raft_id)) else { return true };
+    silent(daemon, &daemon.snapshot(), raft_id).is_none_or(|(_, silent)| silent)
+}
+
+/// The member, unless it is none any more, and whether nothing has been heard of it for as long as healing waits.
+fn silent<'a>(daemon: &Daemon, snapshot: &'a Snapshot, raft_id: u64) -> Option<(&'a Member, bool)> {
+    let member = snapshot.members.iter().find(|m| m.raft_id == Some(raft_id))?;
     let seen = daemon.health().seen(member, &snapshot.config, Standing::Newest, Timestamp::now());
-    cluster::health::healing_threshold(&snapshot.config)
-        .is_some_and(|threshold| u128::from(seen.silent_ms) >= threshold.as_millis())
+    let threshold = cluster::health::healing_threshold(&snapshot.config);
+    Some((member, threshold.is_some_and(|threshold| u128::from(seen.silent_ms) >= threshold.as_millis())))
 }
 
 /// What is known of the leases of these volumes.

@@ -38,33 +38,24 @@ pub struct Wanted {
     fingerprint: String,
 }
 
-impl From<&ImagesPostSource> for Wanted {
-    fn from(s: &ImagesPostSource) -> Wanted {
-        Wanted {
-            server: s.server.clone(),
-            protocol: s.protocol.clone(),
-            certificate: s.certificate.clone(),
-            secret: s.secret.clone(),
-            project: s.project.clone(),
-            alias: s.alias.clone(),
-            fingerprint: s.fingerprint.clone(),
-        }
-    }
+macro_rules! said_by {
+    ($($source:ty)*) => {
+        $(impl From<&$source> for Wanted {
+            fn from(s: &$source) -> Wanted {
+                Wanted {
+                    server: s.server.clone(),
+                    protocol: s.protocol.clone(),
+                    certificate: s.certificate.clone(),
+                    secret: s.secret.clone(),
+                    project: s.project.clone(),
+                    alias: s.alias.clone(),
+                    fingerprint: s.fingerprint.clone(),
+                }
+            }
+        })*
+    };
 }
-
-impl From<&InstanceSource> for Wanted {
-    fn from(s: &InstanceSource) -> Wanted {
-        Wanted {
-            server: s.server.clone(),
-            protocol: s.protocol.clone(),
-            certificate: s.certificate.clone(),
-            secret: s.secret.clone(),
-            project: s.project.clone(),
-            alias: s.alias.clone(),
-            fingerprint: s.fingerprint.clone(),
-        }
-    }
-}
+said_by!(ImagesPostSource InstanceSource);
 
 impl Wanted {
     /// The same name of the same server once more.
