@@ -113,6 +113,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     services::volumes::recover::start(daemon).await?;
     daemon.ready.send_replace(true);
     tokio::spawn(join::unfinished::end(daemon.clone()));
+    tokio::spawn(know(daemon.clone()));
     tokio::spawn(follow(daemon.clone()));
     tokio::spawn(moved::write_down(daemon.clone()));
     tokio::spawn(removed::watch(daemon.clone()));
@@ -170,14 +171,32 @@ async fn announce(daemon: &Arc<Daemon>) -> Result<()> {
         .await
 }
 
-/// Renews what is kept in memory whenever the database changes, whoever changed it.
-async fn follow(daemon: Arc<Daemon>) {
+/// Renews what is kept in memory whenever the database changes, whoever changed it. Who is trusted goes by that, so
+/// nothing else is waited for.
+async fn know(daemon: Arc<Daemon>) {
     loop {
         let db = daemon.db();
         let seen = db.data_index();
         if let Err(e) = daemon.refresh().await {
             tracing::warn!("refreshing what is known of the cluster: {e}");
         }
+        if let Err(e) = keep_for_start(&daemon) {
+            tracing::warn!("keeping the members' addresses for the next start: {e}");
+        }
+        daemon.renewed.send_replace(());
+        tokio::select! {
+            () = db.changed_since(seen) => {}
+            () = daemon.db_replaced.notified() => {}
+        }
+        // Changes come in groups.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Does what follows for this member from a change of the database.
+async fn follow(daemon: Arc<Daemon>) {
+    let mut renewed = daemon.renewed.subscribe();
+    loop {
         if let Err(e) = services::pools::sync(&daemon).await {
             tracing::warn!("bringing the storage pools in line with the database: {e}");
         }
@@ -186,15 +205,9 @@ async fn follow(daemon: Arc<Daemon>) {
         }
         services::acme::follow(&daemon);
         daemon.places.look();
-        if let Err(e) = keep_for_start(&daemon) {
-            tracing::warn!("keeping the members' addresses for the next start: {e}");
+        if renewed.changed().await.is_err() {
+            return;
         }
-        tokio::select! {
-            () = db.changed_since(seen) => {}
-            () = daemon.db_replaced.notified() => {}
-        }
-        // Changes come in groups.
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -233,6 +246,7 @@ pub fn keep_for_start(daemon: &Daemon) -> Result<()> {
     servers.sort_by(|a, b| a.fingerprint.cmp(&b.fingerprint));
     if daemon.local.trusted_servers()? != servers {
         daemon.local.replace_trusted_servers(&servers)?;
+        daemon.trust.send_replace(());
     }
     Ok(())
 }

@@ -24,12 +24,12 @@ use drivers::instance::Containers;
 use drivers::network::Networks;
 use incus_core::version::Standing;
 use rustls::ServerConfig;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::edge::auth::{Caller, Trust};
 use crate::edge::door::Door;
-use crate::edge::{Router, reply};
+use crate::edge::{Cx, Router, Session, reply};
 use crate::events::Hub;
 use crate::guard::Guard;
 use crate::instances::Instances;
@@ -143,7 +143,7 @@ pub struct Daemon {
     /// What it listens on.
     pub(crate) listeners: tokio::sync::Mutex<BTreeMap<crate::start::Listens, JoinHandle<()>>>,
     /// True once this member has caught up with the others; requests wait for that.
-    pub ready: tokio::sync::watch::Sender<bool>,
+    pub ready: watch::Sender<bool>,
     /// The networks of this member.
     pub networks: Arc<Networks>,
     /// What it has made of them.
@@ -155,6 +155,10 @@ pub struct Daemon {
     pub acme: crate::services::acme::Listener,
     /// The authority that signs the certificates of clients, if there is one.
     pub pki: Pki,
+    /// Tells that others may be trusted than before, or with something else.
+    pub trust: watch::Sender<()>,
+    /// Tells that what is known of the cluster was renewed after a change of the database.
+    pub renewed: watch::Sender<()>,
     /// Tells that another database was taken into use.
     pub db_replaced: Notify,
     db: RwLock<Db>,
@@ -206,13 +210,15 @@ impl Daemon {
             leases: crate::leases::Leases::default(),
             door: Door::new(files_at_once()),
             listeners: tokio::sync::Mutex::default(),
-            ready: tokio::sync::watch::Sender::new(false),
+            ready: watch::Sender::new(false),
             networks,
             places,
             refreshing: tokio::sync::Mutex::default(),
             missed: Mutex::default(),
             acme: crate::services::acme::Listener::default(),
             pki,
+            trust: watch::Sender::default(),
+            renewed: watch::Sender::default(),
             db_replaced: Notify::new(),
             db: RwLock::new(parts.db),
             health: RwLock::new(parts.health),
@@ -393,8 +399,13 @@ impl Daemon {
                 }
             }
         }
-        let other_certificate = self.snapshot().certificate != fresh.certificate;
+        let before = self.snapshot();
+        let other_certificate = before.certificate != fresh.certificate;
+        let other_trust = before.certificates != fresh.certificates || before.config != fresh.config;
         *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        if other_trust {
+            self.trust.send_replace(());
+        }
         if other_certificate {
             // Those that are in use go on; new connections go by what is expected now.
             self.remotes.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -429,14 +440,6 @@ impl Daemon {
                 let all = self.snapshot().config.read(&api::keys::server::TRUST_CA);
                 known.or(all.then_some(Trust::Full))
             }
-        }
-    }
-
-    /// True if a caller is still worth what they were when they came.
-    pub async fn still_worth(&self, caller: &Caller) -> bool {
-        match &caller.certificate {
-            Some(certificate) => self.trust_of(certificate, &caller.name).await.as_ref() == Some(&caller.trust),
-            None => true,
         }
     }
 
@@ -629,13 +632,22 @@ impl Daemon {
         self.operations.run(new, work)
     }
 
-    /// Runs work in the background that talks to a client through websockets of these names.
-    pub fn converse<F, Fut>(&self, new: New, names: &[&'static str], work: F) -> Arc<Operation>
+    /// Runs work in the background that talks to the client through websockets of these names. It is cancelled when the
+    /// client loses the trust for that.
+    pub fn converse<F, Fut>(&self, cx: &Cx, new: New, names: &[&'static str], work: F) -> Arc<Operation>
     where
         F: FnOnce(Arc<Operation>, Sockets) -> Fut,
         Fut: Future<Output = Result<()>> + Send + 'static,
     {
-        self.operations.converse(new, names, work)
+        let operation = self.operations.converse(new, names, work);
+        let (session, watched) = (Session::of(cx), operation.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = session.ended() => watched.begin_cancelling(),
+                _ = watched.wait(None) => {}
+            }
+        });
+        operation
     }
 
     /// Tells that something without a project has changed.

@@ -36,6 +36,26 @@ pub enum Trust {
     Member,
 }
 
+impl Trust {
+    /// True if who is worth this may do all that one may who is worth `other`.
+    pub fn covers(&self, other: &Trust) -> bool {
+        match (self, other) {
+            (Trust::Restricted(own), Trust::Restricted(others)) => own.is_superset(others),
+            _ => self.rank() >= other.rank(),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Trust::None => 0,
+            Trust::Metrics => 1,
+            Trust::Restricted(_) => 2,
+            Trust::Full => 3,
+            Trust::Member => 4,
+        }
+    }
+}
+
 impl Caller {
     /// True if they are trusted at all.
     pub fn trusted(&self) -> bool {
@@ -77,6 +97,18 @@ pub fn restricted() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_worth_more_may_do_what_who_is_worth_less_may() {
+        let of = |projects: &[&str]| Trust::Restricted(projects.iter().map(|p| (*p).to_owned()).collect());
+        let all = [Trust::None, Trust::Metrics, of(&["p"]), of(&["p", "q"]), Trust::Full, Trust::Member];
+        for (i, one) in all.iter().enumerate() {
+            for (j, other) in all.iter().enumerate() {
+                assert_eq!(one.covers(other), i >= j, "{one:?} {other:?}");
+            }
+        }
+        assert!(!of(&["p"]).covers(&of(&["q"])) && !of(&["q"]).covers(&of(&["p"])));
+    }
 
     #[test]
     fn each_endpoint_is_open_to_those_it_names_and_to_nobody_else() {

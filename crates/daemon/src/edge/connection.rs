@@ -1,10 +1,9 @@
 //! A connection to a client: it holds a seat for as long as it is open, whatever it becomes, and is closed when the client
-//! does not take its answer.
+//! does not take its answer, or may not go on with what it has opened.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 use super::door::Seat;
+use super::session::{Ended, Session, over};
 
 /// For so long a client may take nothing of an answer that is ready for it. Meanwhile what it has asked for is kept in
 /// memory, or open.
@@ -22,19 +22,30 @@ pub struct Connection<S> {
     stream: S,
     _seat: Seat,
     /// Set once it is no HTTP any more: who looks at a console may well stop its output over night.
-    patient: Arc<AtomicBool>,
+    became: Arc<OnceLock<Session>>,
+    /// The end of that, for who reads and for who writes.
+    ended: [Option<Ended>; 2],
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Connection<S> {
-    /// It goes on waiting for a client for ever once `patient` is set.
-    pub fn new(stream: S, seat: Seat, patient: Arc<AtomicBool>) -> Connection<S> {
-        Connection { stream, _seat: seat, patient, stalled: None }
+    /// Once it is set what it `became` it waits for the client for as long as that goes on.
+    pub fn new(stream: S, seat: Seat, became: Arc<OnceLock<Session>>) -> Connection<S> {
+        Connection { stream, _seat: seat, became, ended: [None, None], stalled: None }
+    }
+
+    /// Fails once what it became is over. `side` is 0 for who reads and 1 for who writes: each is woken.
+    fn check(&mut self, side: usize, cx: &mut Context<'_>) -> io::Result<()> {
+        let (Some(session), Some(ended)) = (self.became.get(), self.ended.get_mut(side)) else { return Ok(()) };
+        match Pin::new(ended.get_or_insert_with(|| session.ended())).poll(cx) {
+            Poll::Ready(()) => Err(over()),
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Passes on how far a write has come, or ends it if nothing was taken for too long.
     fn progress<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() || self.patient.load(Ordering::Relaxed) {
+        if written.is_ready() || self.became.get().is_some() {
             self.stalled = None;
             return written;
         }
@@ -46,12 +57,14 @@ impl<S> Connection<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check(0, cx)?;
         Pin::new(&mut self.stream).poll_read(cx, into)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(1, cx)?;
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.progress(cx, written)
     }
@@ -61,6 +74,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(1, cx)?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.progress(cx, written)
     }
@@ -70,6 +84,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(1, cx)?;
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
         self.progress(cx, flushed)
     }
@@ -86,6 +101,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::edge::door::Door;
@@ -94,9 +110,9 @@ mod tests {
     async fn who_does_not_take_an_answer_is_let_go_unless_it_is_no_answer() {
         let door = Door::new(1000);
         let seat = || door.knock(SocketAddr::from(([192, 0, 2, 1], 1))).unwrap().0;
-        let patient = Arc::new(AtomicBool::new(false));
+        let became = Arc::new(OnceLock::new());
         let (ours, mut theirs) = tokio::io::duplex(4);
-        let mut connection = Connection::new(ours, seat(), patient.clone());
+        let mut connection = Connection::new(ours, seat(), became.clone());
         // A slow one is waited for.
         let slow = async {
             let mut all = [0; 8];
@@ -109,8 +125,17 @@ mod tests {
         tokio::join!(async { connection.write_all(b"abcdefgh").await.unwrap() }, slow);
         let refused = connection.write_all(b"abcdefgh").await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
-        patient.store(true, Ordering::Relaxed);
+        let trust = CancellationToken::new();
+        assert!(became.set(Session::until(trust.clone())).is_ok());
         let waits = tokio::time::timeout(TAKING * 10, connection.write_all(b"x")).await;
         assert!(waits.is_err());
+
+        // Who reads and who writes both hear of the end.
+        let (mut from, mut to) = tokio::io::split(connection);
+        let (read, written) =
+            tokio::join!(async { tokio::join!(from.read_u8(), async { trust.cancel() }).0.unwrap_err() }, async {
+                to.write_all(b"x").await.unwrap_err()
+            },);
+        assert_eq!((read.kind(), written.kind()), (io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionAborted));
     }
 }

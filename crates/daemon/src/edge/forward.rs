@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use api::endpoint::{Allow, At, decode, encode};
-use api::{Error, Info, Result};
+use api::{Error, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::BodyExt as _;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, UPGRADE};
 use hyper::{Method, Request, Response, StatusCode};
@@ -23,6 +25,7 @@ const PROTOCOL: HeaderName = HeaderName::from_static("x-incus-forwarded-protocol
 const ADDRESS: HeaderName = HeaderName::from_static("x-incus-forwarded-address");
 const PROJECTS: HeaderName = HeaderName::from_static("x-incus-forwarded-projects");
 const TRUST: HeaderName = HeaderName::from_static("x-incus-forwarded-trust");
+const CERTIFICATE: HeaderName = HeaderName::from_static("x-incus-forwarded-certificate");
 
 /// True if another member sends a request on.
 pub fn is_forwarded(caller: &Caller, headers: &HeaderMap) -> bool {
@@ -52,7 +55,7 @@ pub fn original_caller(caller: Caller, headers: &HeaderMap) -> Caller {
         name: name.to_owned(),
         protocol,
         address: header(&ADDRESS).unwrap_or_default().to_owned(),
-        certificate: None,
+        certificate: header(&CERTIFICATE).and_then(|text| BASE64.decode(text).ok()),
     }
 }
 
@@ -67,7 +70,8 @@ pub fn listed(text: &str) -> BTreeSet<String> {
 }
 
 /// The address of the member that serves the request, or `None` if that is this one.
-pub async fn destination(cx: &Cx, info: &Info) -> Result<Option<String>> {
+pub async fn destination(cx: &Cx) -> Result<Option<String>> {
+    let info = &cx.info;
     if !cx.daemon.clustered() {
         return Ok(None);
     }
@@ -136,6 +140,10 @@ fn tell_caller(cx: &Cx, headers: &mut HeaderMap) {
         Trust::Member => "member",
     };
     headers.insert(TRUST, HeaderValue::from_static(trust));
+    headers.remove(CERTIFICATE);
+    if let Some(value) = cx.caller.certificate.as_ref().and_then(|c| HeaderValue::from_str(&BASE64.encode(c)).ok()) {
+        headers.insert(CERTIFICATE, value);
+    }
     headers.remove(PROJECTS);
     if let Trust::Restricted(projects) = &cx.caller.trust {
         headers.insert(PROJECTS, HeaderValue::from_str(&list(projects)).unwrap_or(HeaderValue::from_static("")));

@@ -1,4 +1,5 @@
-//! The body of a request as it comes in. A client that stops sending is not waited for.
+//! The body of a request as it comes in. A client that stops sending is not waited for, and one that is not trusted any
+//! more not heard.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,6 +9,8 @@ use api::{Error, Kind};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
+
+use super::session::{Ended, Session};
 
 /// How long a client may pause in the middle of a body.
 pub const PAUSE: Duration = Duration::from_secs(60);
@@ -22,12 +25,20 @@ pub struct Incoming {
     body: hyper::body::Incoming,
     paused: Option<Pin<Box<Sleep>>>,
     json: usize,
+    session: Option<(Session, Ended)>,
+    /// Nothing more of it is heard.
+    over: bool,
 }
 
 impl Incoming {
     /// `trusted` clients may send more.
     pub fn new(body: hyper::body::Incoming, trusted: bool) -> Incoming {
-        Incoming { body, paused: None, json: if trusted { JSON } else { JSON_OF_STRANGER } }
+        Incoming { body, paused: None, json: if trusted { JSON } else { JSON_OF_STRANGER }, session: None, over: false }
+    }
+
+    /// The same for as long as the session goes on.
+    pub fn held(self, session: &Session) -> Incoming {
+        Incoming { session: Some((session.clone(), session.ended())), ..self }
     }
 
     /// How large it may be if it is JSON, in bytes.
@@ -41,6 +52,15 @@ impl Body for Incoming {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.over {
+            return Poll::Ready(None);
+        }
+        if let Some((_, ended)) = &mut self.session
+            && Pin::new(ended).poll(cx).is_ready()
+        {
+            self.over = true;
+            return Poll::Ready(Some(Err(Error::forbidden("not authorized"))));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.paused = None;
             return Poll::Ready(frame.map(|f| f.map_err(|e| Error::bad_request(e.to_string()))));

@@ -3,17 +3,16 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::error::Context as _;
 use api::{Error, Result};
 use client::http::keep_alive;
 use client::tls::fingerprint_of;
+use hyper::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
@@ -25,6 +24,7 @@ use super::connection::Connection;
 use super::door::Seated;
 use super::incoming::Incoming;
 use super::reply;
+use super::session::Session;
 use crate::state::Daemon;
 
 /// How long a client may take for its TLS handshake: a few round trips.
@@ -141,11 +141,11 @@ async fn serve(
     (seat, refused): Seated,
     mut open: watch::Receiver<()>,
 ) {
-    let patient = Arc::new(AtomicBool::new(false));
-    let stream = Connection::new(stream, seat, patient.clone());
+    let became = Arc::new(OnceLock::new());
+    let stream = Connection::new(stream, seat, became.clone());
     let is_refused = refused.is_some();
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (daemon, mut caller, refused, patient) = (daemon.clone(), caller.clone(), refused.clone(), patient.clone());
+        let (daemon, mut caller, refused, became) = (daemon.clone(), caller.clone(), refused.clone(), became.clone());
         async move {
             if let Some(why) = refused {
                 return Ok(reply::last(reply::error(&why)));
@@ -160,11 +160,13 @@ async fn serve(
             }
             let router = daemon.router.clone();
             let request = request.map(|body| Incoming::new(body, caller.trusted()));
-            let answer = match only {
+            let mut answer = match only {
                 Some(path) if request.uri().path() != path => reply::error(&Error::not_found("not found")),
                 _ => router.serve(daemon, caller, request).await,
             };
-            patient.store(answer.status() == StatusCode::SWITCHING_PROTOCOLS, Ordering::Relaxed);
+            if let Some(session) = answer.extensions_mut().remove::<Session>() {
+                let _ = became.set(session);
+            }
             Ok::<_, std::convert::Infallible>(answer)
         }
     });

@@ -2,7 +2,7 @@
 //!
 //! [`listen`] accepts connections, as many as [`door`] has seats for, and finds out who is there, [`router`] finds the
 //! handler, [`permit`] lets the request in, [`forward`] sends it on to the member that it concerns, [`request`] is what
-//! a handler gets.
+//! a handler gets, and [`session`] ends what was opened when whoever opened it may not any more.
 
 pub mod auth;
 #[cfg(test)]
@@ -16,6 +16,7 @@ pub mod permit;
 pub mod reply;
 pub mod request;
 pub mod router;
+pub mod session;
 pub mod websocket;
 
 pub use connection::Connection;
@@ -23,3 +24,4 @@ pub use incoming::Incoming;
 pub use reply::Body;
 pub use request::Cx;
 pub use router::Router;
+pub use session::Session;

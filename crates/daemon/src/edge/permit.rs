@@ -5,16 +5,18 @@ use api::endpoint::{Allow, Method};
 use api::key::Read as _;
 use api::keys::server::METRICS_AUTHENTICATION;
 use api::{Error, Info, Kind, Result};
+use client::tls::fingerprint_of;
 use db::projects::{DEFAULT, Feature, holder};
 use hyper::{Response, StatusCode};
 use serde_json::Value;
 
-use super::auth::{self, Trust};
+use super::auth::{self, Caller, Trust};
 use super::reply::Body;
 use super::request::{Cx, parse_query};
 
 /// Refuses a request that the caller may not make. It is not looked whether what the request is about exists.
-pub async fn check(cx: &Cx, info: &Info) -> Result<()> {
+pub async fn check(cx: &Cx) -> Result<()> {
+    let info = &cx.info;
     let restricted = matches!(cx.caller.trust, Trust::Restricted(_));
     if restricted && cx.flag("all-projects") {
         return Err(auth::restricted());
@@ -25,6 +27,48 @@ pub async fn check(cx: &Cx, info: &Info) -> Result<()> {
     match changed(info) {
         Some(feature) if restricted => check_holder(cx, feature, cx.project()).await,
         _ => Ok(()),
+    }
+}
+
+/// Whether a request that was let in would be let in now: its caller may have lost trust, or the member that has sent it
+/// on.
+pub async fn still(cx: &Cx) -> bool {
+    if would_be(cx).await {
+        return true;
+    }
+    // The member that let it in may know more than this one.
+    let _ = cx.daemon.newest().await;
+    would_be(cx).await
+}
+
+async fn would_be(cx: &Cx) -> bool {
+    if let Some(carrier) = &cx.carrier
+        && worth(cx, carrier).await != Trust::Member
+    {
+        return false;
+    }
+    let now = worth(cx, &cx.caller).await;
+    if now.covers(&cx.caller.trust) {
+        return true;
+    }
+    match cx.info.allow {
+        // All that it does is done in its project.
+        Allow::Project => {
+            let caller = Caller { trust: now, ..cx.caller.clone() };
+            !check(&Cx { caller, ..cx.clone() }).await.is_err_and(|e| e.kind == Kind::Forbidden)
+        }
+        // What it may do goes by the secret, and the operation ends with the trust in whoever began it.
+        Allow::Anyone if cx.info.path == api::operation::WEBSOCKET.info.path => now != Trust::None,
+        // What it shows goes by what the caller was worth.
+        _ => false,
+    }
+}
+
+/// What a caller is worth now.
+async fn worth(cx: &Cx, caller: &Caller) -> Trust {
+    match &caller.certificate {
+        Some(certificate) => cx.daemon.trust_of(certificate, &fingerprint_of(certificate)).await.unwrap_or(Trust::None),
+        None => caller.trust.clone(),
     }
 }
 
@@ -56,9 +100,9 @@ fn changed(info: &Info) -> Option<Feature> {
 
 /// The answer to one who knocks at the websocket of an operation that may not be theirs: without a secret that is good
 /// they don't learn whether there is such an operation, nor whether its member answers.
-pub fn answered(cx: &Cx, info: &Info, answer: Result<Response<Body>>) -> Result<Response<Body>> {
+pub fn answered(cx: &Cx, answer: Result<Response<Body>>) -> Result<Response<Body>> {
     let hidden =
-        info.path == api::operation::WEBSOCKET.info.path && !auth::may(&cx.caller.trust, Allow::Admin, cx.project());
+        cx.info.path == api::operation::WEBSOCKET.info.path && !auth::may(&cx.caller.trust, Allow::Admin, cx.project());
     match answer {
         Ok(answer) if hidden && answer.status() != StatusCode::SWITCHING_PROTOCOLS => {
             Err(Error::forbidden("not authorized"))

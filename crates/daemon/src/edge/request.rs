@@ -5,17 +5,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::endpoint::decode;
-use api::{Error, Kind, Result};
+use api::{Error, Info, Kind, Result};
 use bytes::BytesMut;
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyDataStream;
 use hyper::HeaderMap;
+use hyper::body::Body as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::auth::Caller;
 use super::incoming::Incoming;
-use super::reply;
+use super::{permit, reply};
 use crate::state::Daemon;
 
 /// How long a client may take to send a JSON body: four megabytes on a slow line.
@@ -30,10 +31,12 @@ pub struct Cx {
     pub daemon: Arc<Daemon>,
     /// Who asks.
     pub caller: Caller,
+    /// The member that has sent the request on, if one has: it has decided which member serves it.
+    pub carrier: Option<Caller>,
+    /// What is asked for.
+    pub info: Info,
     /// What stands in the `{…}` of the path, in order.
     pub args: Vec<String>,
-    /// True if another member has sent the request on: it has decided which member serves it.
-    pub forwarded: bool,
     /// The query.
     pub query: BTreeMap<String, String>,
     /// The request's headers.
@@ -52,6 +55,11 @@ pub struct Answer {
 }
 
 impl Cx {
+    /// True if another member has sent the request on.
+    pub fn forwarded(&self) -> bool {
+        self.carrier.is_some()
+    }
+
     /// The `i`th part of the path that is not fixed.
     pub fn arg(&self, i: usize) -> &str {
         self.args.get(i).map_or("", String::as_str)
@@ -105,6 +113,16 @@ pub fn parse_query(query: &str) -> BTreeMap<String, String> {
         all.entry(plain(name)).or_insert_with(|| plain(value));
     }
     all
+}
+
+/// Reads the JSON body of a request. Who takes long to send it has to be let in at its end as well.
+pub async fn body<B: DeserializeOwned>(cx: &Cx, body: Incoming) -> Result<B> {
+    let there = body.is_end_stream();
+    let read = json(body).await?;
+    match there || permit::still(cx).await {
+        true => Ok(read),
+        false => Err(Error::forbidden("not authorized")),
+    }
 }
 
 /// Reads a JSON body.

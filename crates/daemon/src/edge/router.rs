@@ -3,9 +3,10 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use api::endpoint::{Background, List, Listed, Method, Reply, Sync};
+use api::endpoint::{Background, List, Listed, Method, Reply, ReplyKind, Sync};
 use api::{Endpoint, Error, Info, Kind, Result};
 use futures::future::BoxFuture;
+use hyper::body::Body as _;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode};
 use incus_core::filter::Filter;
@@ -17,6 +18,7 @@ use super::auth::{Caller, Trust};
 use super::incoming::Incoming;
 use super::reply::{self, Body};
 use super::request::{self, Cx};
+use super::session::{self, Session};
 use super::{forward, permit};
 use crate::operations::Operation;
 use crate::state::Daemon;
@@ -48,7 +50,7 @@ impl Router {
         self.add(endpoint, move |cx, request| {
             let handler = handler.clone();
             Box::pin(async move {
-                let body = request::json(request.into_body()).await?;
+                let body = request::body(&cx, request.into_body()).await?;
                 let (answer, trust) = (cx.answer.clone(), cx.caller.trust.clone());
                 let value = handler(cx, body).await?;
                 let mut response = match &trust {
@@ -81,7 +83,7 @@ impl Router {
         self.add(endpoint, move |cx, request| {
             let handler = handler.clone();
             Box::pin(async move {
-                let body = request::json(request.into_body()).await?;
+                let body = request::body(&cx, request.into_body()).await?;
                 let (names, trust) = (matches!(cx.param("recursion"), "" | "0"), cx.caller.trust.clone());
                 let filter = Filter::parse(cx.param("filter"))?;
                 let things = handler(cx, body).await?;
@@ -113,7 +115,7 @@ impl Router {
         self.add(endpoint, move |cx, request| {
             let handler = handler.clone();
             Box::pin(async move {
-                let body = request::json(request.into_body()).await?;
+                let body = request::body(&cx, request.into_body()).await?;
                 reply::operation(&handler(cx, body).await?.view())
             })
         });
@@ -157,7 +159,7 @@ impl Router {
 
     async fn answer(&self, daemon: Arc<Daemon>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>> {
         let headers = request.headers().clone();
-        let forwarded = forward::is_forwarded(&caller, &headers);
+        let carrier = forward::is_forwarded(&caller, &headers).then(|| caller.clone());
         let caller = forward::original_caller(caller, &headers);
         let found = self.find(request.method().as_str(), request.uri().path());
         let (route, args) = found.map_err(|e| match e.kind {
@@ -171,14 +173,19 @@ impl Router {
         }
         crate::removed::refuse(&daemon, route.info.path)?;
         let query = request::parse_query(request.uri().query().unwrap_or_default());
-        let cx = Cx { daemon, caller, args, forwarded, query, headers, answer: Arc::default() };
-        permit::check(&cx, &route.info).await?;
+        let info = route.info;
+        let cx = Cx { daemon, caller, carrier, info, args, query, headers, answer: Arc::default() };
+        permit::check(&cx).await?;
+        let raw = info.reply == ReplyKind::Raw;
+        let sends = raw && !request.body().is_end_stream();
+        let request = if sends { request.map(|body| body.held(&Session::of(&cx))) } else { request };
         let answer = self.carry_out(route, cx.clone(), request).await;
-        permit::answered(&cx, &route.info, answer)
+        let answer = permit::answered(&cx, answer)?;
+        Ok(if raw { session::keep(&cx, answer) } else { answer })
     }
 
     async fn carry_out(&self, route: &Route, cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
-        match forward::destination(&cx, &route.info).await? {
+        match forward::destination(&cx).await? {
             Some(address) => forward::send(&cx, &address, request).await,
             None => (route.handler)(cx, request).await,
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::tokens;
 use crate::edge::auth::Trust;
 use crate::edge::websocket::upgrade;
-use crate::edge::{Body, Cx, Incoming, Router, forward};
+use crate::edge::{Body, Cx, Incoming, Router, Session, forward};
 use crate::operations::Operation;
 
 /// How long another member may take to tell of its operations.
@@ -128,7 +128,11 @@ async fn wait(cx: Cx, (): ()) -> Result<View> {
             u64::try_from(seconds).ok().map(Duration::from_secs)
         }
     };
-    Ok(find(&cx)?.wait(timeout).await)
+    let (operation, session) = (find(&cx)?, Session::of(&cx));
+    tokio::select! {
+        ended = operation.wait(timeout) => Ok(ended),
+        () = session.ended() => Err(Error::forbidden("not authorized")),
+    }
 }
 
 /// Whoever knows the secret may connect, trusted or not.

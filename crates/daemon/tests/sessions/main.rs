@@ -9,6 +9,7 @@ mod exec;
 mod files;
 mod raw;
 mod terminal;
+mod trust;
 
 use lab::cluster::Programs;
 use lab::{Cluster, Lab, Result};
@@ -56,4 +57,16 @@ fn with_the_client_of_debian() -> Result<()> {
     files::come_and_go(&cluster)?;
     beside::logs_and_metadata(&cluster)?;
     exec::daemon_is_killed(&mut cluster)
+}
+
+#[test]
+fn of_those_who_are_trusted_no_more() -> Result<()> {
+    if lab::skip(&["/bin/busybox"]) {
+        return Ok(());
+    }
+    let cluster = Cluster::form(Lab::temporary("sessions-trust", 3)?, Programs::built()?)?;
+    cluster.import_busybox("busybox")?;
+    cluster.incus(1, &["launch", "busybox", "c1", "--target", "server2"])?;
+    trust::of_clients(&cluster)?;
+    trust::of_a_member(&cluster)
 }

@@ -71,10 +71,7 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
         loop {
             let sent = tokio::select! {
                 event = events.recv() => match event {
-                    // Who is trusted with less since they came, or not any more, has to come again.
-                    Ok(happened) if wanted.accepts(&happened.event) => {
-                        cx.daemon.still_worth(&cx.caller).await && send(&mut socket, &happened.event).await
-                    }
+                    Ok(happened) if wanted.accepts(&happened.event) => send(&mut socket, &happened.event).await,
                     other => go_on(&other),
                 },
                 alive = still_there(&mut socket) => alive,
@@ -104,7 +101,7 @@ async fn tell_member(mut socket: WebSocket, cx: &Cx) {
             event = events.recv() => match event.as_deref() {
                 Ok(happened) => match happened.id {
                     Some(id) if happened.own || ways.borrow().relay() => {
-                        cx.daemon.still_worth(&cx.caller).await && send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await
+                        send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await
                     }
                     _ => true,
                 },

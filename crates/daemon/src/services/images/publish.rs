@@ -102,7 +102,7 @@ impl How {
 /// `POST /1.0/images` with an instance or a snapshot as its source.
 pub async fn publish(cx: Cx, new: ImagesPost) -> Result<Response<Body>> {
     let original = Original::find(&cx, &new).await?;
-    if !cx.forwarded
+    if !cx.forwarded()
         && let Some(address) = cx.daemon.member_address(&original.loaded.row.member).await?
     {
         let path = format!("/1.0/images?project={}", api::endpoint::encode(cx.project()));

@@ -80,7 +80,7 @@ async fn attach(cx: Cx, wanted: InstanceConsolePost) -> Result<Arc<Operation>> {
     let mut new = operation(&daemon, "Showing console", &l);
     new.may_cancel = true;
     tell(&cx, &l, "instance-console", [("type", json!("console"))]);
-    Ok(daemon.clone().converse(new, &["0", "control"], |operation, sockets| async move {
+    Ok(daemon.clone().converse(&cx, new, &["0", "control"], |operation, sockets| async move {
         let result = tokio::select! {
             result = flow(&daemon, &id, &wanted, sockets) => result,
             () = end.cancelled() => Ok(()),

@@ -53,13 +53,13 @@ pub async fn create(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>
         new.name = names::free(&cx.daemon, cx.project()).await?;
     }
     api::name::instance(&new.name)?;
-    if !cx.forwarded {
+    if !cx.forwarded() {
         project_rules::check_notes(&cx, &Config::new(), &new.config).await?;
     }
     let origin = Origin::find(&cx, &new.source).await?;
     let daemon = cx.daemon.clone();
     let mut taken = None;
-    if daemon.clustered() && !cx.forwarded {
+    if daemon.clustered() && !cx.forwarded() {
         let target = target(&cx, &new, &origin).await?;
         let architecture = origin.architecture(&new)?;
         let profiles = match &origin {

@@ -47,14 +47,16 @@ async fn exec(cx: Cx, wanted: InstanceExecPost) -> Result<Arc<Operation>> {
     tell(&cx, &l, "instance-exec", [("command", json!(wanted.command))]);
     let program = Program { id: l.id(), environment, wanted };
     Ok(match (program.wanted.wait_for_websocket, program.wanted.interactive) {
-        (true, true) => daemon.clone().converse(new, &["0", "control"], |operation, sockets| async move {
+        (true, true) => daemon.clone().converse(&cx, new, &["0", "control"], |operation, sockets| async move {
             let result = in_terminal(&daemon, &program, &operation, sockets).await;
             told(&operation, result)
         }),
-        (true, false) => daemon.clone().converse(new, &["0", "1", "2", "control"], |operation, sockets| async move {
-            let result = with_pipes(&daemon, &program, &operation, sockets).await;
-            told(&operation, result)
-        }),
+        (true, false) => {
+            daemon.clone().converse(&cx, new, &["0", "1", "2", "control"], |operation, sockets| async move {
+                let result = with_pipes(&daemon, &program, &operation, sockets).await;
+                told(&operation, result)
+            })
+        }
         (false, _) => daemon.clone().run(new, |operation| async move {
             let result = record::alone(&daemon, &program, &operation, &l.row.project, &l.row.name).await;
             told(&operation, result)
@@ -190,7 +192,7 @@ async fn in_terminal(
         Err(()) => {
             // As when a terminal is closed. Programs that do not care are ended.
             process.signal(HANGUP);
-            drop((terminal, from, to));
+            drop((terminal, from, to, sink, stream));
             end(operation, &mut process).await
         }
     }
