@@ -22,6 +22,7 @@ mod pki;
 mod plans;
 mod removed;
 mod repair;
+mod revive;
 mod services;
 mod sockets;
 mod start;

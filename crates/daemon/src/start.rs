@@ -18,7 +18,9 @@ use crate::dial::Dialler;
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
-use crate::{backup, certs, concerns, guard, instances, join, leases, moved, plans, removed, services, versions};
+use crate::{
+    backup, certs, concerns, guard, instances, join, leases, moved, plans, removed, revive, services, versions,
+};
 
 /// Where the API is reached unless an address says otherwise.
 const API_PORT: u16 = 8443;
@@ -86,6 +88,15 @@ async fn open_having_given_up(paths: &Paths, raft_id: u64, given_up: u64) -> Res
     Ok((dialler, db, health))
 }
 
+/// Opens the database as the member `raft_id` and uses it from now on.
+pub async fn take(daemon: &Arc<Daemon>, raft_id: u64) -> Result<()> {
+    let (dialler, db, health) = open(&daemon.paths, raft_id).await?;
+    dialler.belongs_to(daemon);
+    daemon.replace_db(raft_id, db, health);
+    daemon.watch_health();
+    Ok(())
+}
+
 /// What has to be there before the first request, once the database is open; and what goes on from then on. A member
 /// whose program can't serve the database's version of the schema stays in here.
 pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
@@ -115,6 +126,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(join::unfinished::end(daemon.clone()));
     tokio::spawn(know(daemon.clone()));
     tokio::spawn(follow(daemon.clone()));
+    tokio::spawn(revive::watch(daemon.clone()));
     tokio::spawn(moved::write_down(daemon.clone()));
     tokio::spawn(removed::watch(daemon.clone()));
     tokio::spawn(services::networks::follow(daemon.clone()));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -279,6 +280,12 @@ impl Daemon {
     pub fn own_row(&self) -> Option<Member> {
         let id = self.raft_id();
         self.snapshot().members.iter().find(|m| m.raft_id == Some(id)).cloned()
+    }
+
+    /// True if a member has this address.
+    pub fn has_member_at(&self, ip: IpAddr) -> bool {
+        let of = |m: &Member| m.address.parse::<SocketAddr>().is_ok_and(|a| a.ip() == ip.to_canonical());
+        self.snapshot().members.iter().any(of)
     }
 
     /// This member's name; `none` outside of a cluster.

@@ -319,6 +319,30 @@ async fn one_member_writes_whole_transactions_or_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lie_about_the_log_stops_a_member_that_says_so_and_goes_on_when_it_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(options(dir.path(), 1, OLD), Arc::new(Alone)).await.unwrap();
+    db.bootstrap().await.unwrap();
+    assert_eq!(db.write(add_one).await, Ok(1));
+    // The member 2, as the leader of the term 127, sends a copy as of the entry 1: no copy is older than what was agreed on.
+    db.serve(Bytes::from_static(&[2, 0, 3, 7, 0, 1, b'x'])).await.unwrap();
+    let copy = Bytes::from_static(&[2, 0, 4, 7, 1, 127, 2, 1, 1, 127, 2, 1, 0, 0, 0, 0]);
+    let _ = tokio::time::timeout(Duration::from_secs(10), db.serve(copy)).await;
+    until("it says that it has ended", async || db.status().ended).await;
+    let status = db.status();
+    assert_eq!((status.leader, status.quorum), (None, false));
+    assert!(status.halted.unwrap().contains("has stopped"));
+    assert_eq!(db.peek(|tx| number(tx, "SELECT n FROM counter")).await, Ok(1));
+    assert_eq!(db.write(add_one).await.unwrap_err().kind, Kind::Unavailable);
+    let _ = db.shutdown().await;
+    let db = Db::open(options(dir.path(), 1, OLD), Arc::new(Alone)).await.unwrap();
+    until("it is written again", async || db.write(add_one).await.is_ok()).await;
+    assert!(!db.status().ended);
+    db.shutdown().await.unwrap();
+    assert!(!db.status().ended, "it was shut down");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_waits_until_the_log_is_cut_and_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut few = options(dir.path(), 1, OLD);

@@ -109,7 +109,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_take_an_answer_is_let_go_unless_it_is_no_answer() {
         let door = Door::new(1000);
-        let seat = || door.knock(SocketAddr::from(([192, 0, 2, 1], 1))).unwrap().0;
+        let seat = || door.knock(SocketAddr::from(([192, 0, 2, 1], 1)), false).unwrap().0;
         let became = Arc::new(OnceLock::new());
         let (ours, mut theirs) = tokio::io::duplex(4);
         let mut connection = Connection::new(ours, seat(), became.clone());

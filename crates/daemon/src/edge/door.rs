@@ -2,7 +2,9 @@
 //!
 //! Whoever connects gets a [`Seat`], which goes with the connection. There are separate rooms for strangers, for trusted
 //! clients and for the unix socket, so that none can take the seats of the others; other members are not counted. A
-//! stranger is everybody up to the end of the TLS handshake, and who has shown no trusted certificate by then.
+//! stranger is everybody up to the end of the TLS handshake, and who has shown no trusted certificate by then. Those who
+//! come from the address of a member have a room of their own until then: however many strangers there are, members find
+//! each other.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -109,6 +111,7 @@ pub type Seated = (Seat, Option<Error>);
 /// All rooms.
 pub struct Door {
     strangers: Arc<Room>,
+    neighbours: Arc<Room>,
     clients: Arc<Room>,
     local: Arc<Room>,
     refused: Arc<Room>,
@@ -119,7 +122,8 @@ impl Door {
     pub fn new(files: usize) -> Door {
         let share = files / 4;
         Door {
-            strangers: Room::new("all clients who are not trusted", STRANGERS, STRANGERS_OF_ADDRESS, share),
+            strangers: Room::new("all clients who are not trusted", STRANGERS, STRANGERS_OF_ADDRESS, share / 2),
+            neighbours: Room::new("all at addresses of members", STRANGERS, STRANGERS_OF_ADDRESS, share / 2),
             clients: Room::new("all clients", CLIENTS, OF_CLIENT, share),
             local: Room::new("all who use the unix socket", LOCAL, LOCAL, share),
             refused: Room::new("all who are refused", REFUSED, REFUSED, share),
@@ -127,8 +131,10 @@ impl Door {
     }
 
     /// A seat for who comes from that address and is not known yet; `None` if there isn't even one to be refused in.
-    pub fn knock(&self, address: SocketAddr) -> Option<Seated> {
-        self.seat(&self.strangers, Guest::at(address))
+    /// `neighbour` if it is the address of a member.
+    pub fn knock(&self, address: SocketAddr, neighbour: bool) -> Option<Seated> {
+        let room = if neighbour { &self.neighbours } else { &self.strangers };
+        self.seat(room, Guest::at(address))
     }
 
     /// A seat for a local user.
@@ -173,23 +179,24 @@ mod tests {
     #[test]
     fn one_address_leaves_seats_for_others_and_strangers_for_the_trusted() {
         let door = Door::new(1 << 20);
-        let seats: Vec<Seated> = (0..STRANGERS_OF_ADDRESS).map(|_| door.knock(from("192.0.2.1:1")).unwrap()).collect();
+        let seats: Vec<Seated> =
+            (0..STRANGERS_OF_ADDRESS).map(|_| door.knock(from("192.0.2.1:1"), false).unwrap()).collect();
         assert!(seats.iter().all(|(_, refused)| refused.is_none()));
-        let (seat, refused) = door.knock(from("192.0.2.1:2")).unwrap();
+        let (seat, refused) = door.knock(from("192.0.2.1:2"), false).unwrap();
         assert_eq!(
             refused.clone().unwrap().message,
             "Too many connections: those from 192.0.2.1 who are not trusted may have 64 at once. Close some, or try later"
         );
-        assert!(door.knock(from("192.0.2.2:1")).unwrap().1.is_none(), "another address");
+        assert!(door.knock(from("192.0.2.2:1"), false).unwrap().1.is_none(), "another address");
         // Who turns out to be trusted has a seat among the clients.
         let (_known, refused) = door.recognise((seat, refused), &caller(Trust::Full, "a"));
         assert_eq!(refused, None);
         // Whoever is refused and nobody has only so many seats for that.
-        let refused: Vec<_> = (0..REFUSED).map(|_| door.knock(from("192.0.2.1:3")).unwrap()).collect();
-        assert!(door.knock(from("192.0.2.1:3")).is_none());
+        let refused: Vec<_> = (0..REFUSED).map(|_| door.knock(from("192.0.2.1:3"), false).unwrap()).collect();
+        assert!(door.knock(from("192.0.2.1:3"), false).is_none());
         drop(refused);
         drop(seats);
-        assert!(door.knock(from("192.0.2.1:1")).unwrap().1.is_none(), "seats are given back");
+        assert!(door.knock(from("192.0.2.1:1"), false).unwrap().1.is_none(), "seats are given back");
         assert!(door.strangers.taken.lock().unwrap().len() <= 1);
     }
 
@@ -200,13 +207,19 @@ mod tests {
         assert_eq!(one, other);
         assert_ne!(one, Guest::at(from("[2001:db8:0:1::1]:1")));
         assert_eq!(Guest::at(from("[::ffff:192.0.2.1]:1")), Guest::at(from("192.0.2.1:9")));
-        let all: Vec<_> =
-            (0..STRANGERS).map(|n| door.knock(from(&format!("198.51.{}.{}:1", n / 250, n % 250))).unwrap()).collect();
+        let all: Vec<_> = (0..STRANGERS)
+            .map(|n| door.knock(from(&format!("198.51.{}.{}:1", n / 250, n % 250)), false).unwrap())
+            .collect();
         assert!(all.iter().all(|(_, refused)| refused.is_none()));
-        let refused = door.knock(from("192.0.2.9:1")).unwrap().1.unwrap();
+        let refused = door.knock(from("192.0.2.9:1"), false).unwrap().1.unwrap();
         assert!(refused.message.contains("all clients who are not trusted may have 512"), "{refused}");
-        // Members and the unix socket are not affected.
-        let (seat, refused) = door.recognise(door.knock(from("192.0.2.9:1")).unwrap(), &caller(Trust::Member, "m"));
+        // Members and the unix socket are not affected, even when nobody can be refused any more.
+        let refused: Vec<_> = (0..REFUSED).map_while(|_| door.knock(from("192.0.2.9:1"), false)).collect();
+        assert!(door.knock(from("192.0.2.9:1"), false).is_none());
+        assert!(door.knock(from("192.0.2.8:1"), true).unwrap().1.is_none());
+        drop(refused);
+        let (seat, refused) =
+            door.recognise(door.knock(from("192.0.2.9:1"), false).unwrap(), &caller(Trust::Member, "m"));
         assert!(refused.is_none() && seat.0.is_none());
         assert!(door.local().unwrap().1.is_none());
     }

@@ -105,7 +105,7 @@ pub fn https(daemon: Arc<Daemon>, listener: TcpListener, only: Option<&'static s
                 continue;
             };
             // Whoever is not even refused is closed without a handshake: that would cost more than asking did.
-            let Some(seated) = daemon.door.knock(peer) else { continue };
+            let Some(seated) = daemon.door.knock(peer, daemon.has_member_at(peer.ip())) else { continue };
             let _ = stream.set_nodelay(true);
             let _ = keep_alive(&stream, SILENCE, SILENCE / 6, 6);
             let (daemon, open) = (daemon.clone(), listening.watch());

@@ -324,7 +324,7 @@ async fn enter(daemon: &Arc<Daemon>, door: &Remote, accepted: &Accepted, note: &
     });
     daemon.local.replace_trusted_servers(&servers.collect::<Vec<_>>())?;
     daemon.learn_addresses(accepted.members.iter().map(|(id, _, address)| (*id, address.clone())));
-    take(daemon, accepted.raft_id).await?;
+    start::take(daemon, accepted.raft_id).await?;
     door.json("POST", "/internal/cluster/connect", Some(&in_json(&note.joiner)?)).await?;
     point::pass(daemon, "join:connected").await;
     catch_up(daemon, accepted.raft_id).await?;
@@ -336,15 +336,6 @@ async fn enter(daemon: &Arc<Daemon>, door: &Remote, accepted: &Accepted, note: &
     let own = daemon.own_row().ok_or_else(|| Error::internal("The cluster's database does not know this member"))?;
     crate::services::cluster::create_local(daemon, &own, &put.member_config).await?;
     point::pass(daemon, "join:made").await;
-    Ok(())
-}
-
-/// Opens the database as the member `raft_id` and uses it from now on.
-async fn take(daemon: &Arc<Daemon>, raft_id: u64) -> Result<()> {
-    let (dialler, db, health) = start::open(&daemon.paths, raft_id).await?;
-    dialler.belongs_to(daemon);
-    daemon.replace_db(raft_id, db, health);
-    daemon.watch_health();
     Ok(())
 }
 
@@ -373,7 +364,7 @@ async fn leave_again(daemon: &Arc<Daemon>, note: &Note) {
         daemon.db().shutdown().await?;
         unfinished::undo(&daemon.paths)?;
         daemon.set_cluster_identity(None)?;
-        take(daemon, note.old).await?;
+        start::take(daemon, note.old).await?;
         daemon.db().wait_for(|s| s.leads()).await?;
         daemon.refresh().await
     };

@@ -210,7 +210,7 @@ fn serve(daemon: Arc<Daemon>, socket: tokio::net::TcpListener) -> JoinHandle<()>
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let Some((seat, None)) = daemon.door.knock(peer) else { continue };
+            let Some((seat, None)) = daemon.door.knock(peer, false) else { continue };
             let daemon = daemon.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 let token = request.uri().path().strip_prefix(PLACE).unwrap_or_default();

@@ -12,6 +12,7 @@ mod log;
 mod machine;
 mod network;
 pub mod offline;
+mod plausible;
 mod reader;
 mod rehearsal;
 pub mod runtime;
@@ -25,7 +26,7 @@ mod writer;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use api::{Error, Result};
@@ -163,6 +164,8 @@ pub struct Db {
     changes: tokio::sync::watch::Sender<Status>,
     repairs: Arc<AtomicU64>,
     quiet_until: Option<Instant>,
+    /// Set when the Raft library has ended without being asked to.
+    ended: Arc<AtomicBool>,
     /// Why the log can't be written, while it can't.
     stuck: watch::Receiver<Option<String>>,
     slow_writes: log::SlowWrites,
@@ -230,6 +233,7 @@ impl Db {
             changes: tokio::sync::watch::Sender::default(),
             repairs: Arc::default(),
             quiet_until,
+            ended: Arc::default(),
             stuck,
             slow_writes,
             handing_over: Arc::default(),

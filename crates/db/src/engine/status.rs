@@ -42,6 +42,9 @@ pub struct Status {
     pub repairs: u64,
     /// Why this member's replica can't go on, in words for a person, while it can't.
     pub halted: Option<String>,
+    /// True if it takes no part any more, though nobody has shut it down: a fault of the program, or a member that told
+    /// what can't be. What the replica holds can be read; opened again it goes on.
+    pub ended: bool,
 }
 
 impl Status {
@@ -95,8 +98,10 @@ impl Db {
         let learners = membership.nodes().map(|(id, _)| *id).filter(|id| !voters.contains(id)).collect();
         let matched = metrics.replication.unwrap_or_default();
         let halt = self.machine.watch_halted().borrow().clone();
-        let quorum = self.quorum();
+        let ended = self.ended.load(Ordering::Relaxed);
+        let quorum = !ended && self.quorum();
         let stopped = metrics.running_state.err().map(|e| format!("The database of this member has stopped: {e}"));
+        let stopped = stopped.or_else(|| ended.then(|| "The database of this member has stopped".to_owned()));
         Status {
             id: self.options.id,
             term: metrics.current_term,
@@ -111,6 +116,7 @@ impl Db {
             diverged: halt.as_ref().is_some_and(|h| h.differs),
             repairs: self.repairs.load(Ordering::Relaxed),
             halted: halt.map(|h| h.why).or_else(|| self.stuck.borrow().clone()).or(stopped),
+            ended,
         }
     }
 
@@ -162,7 +168,7 @@ impl Db {
                 biased;
                 _ = applied.changed() => {}
                 _ = halted.changed() => {}
-                changed = server.changed() => if changed.is_err() { tokio::time::sleep(ROUND).await },
+                changed = server.changed() => if changed.is_err() { self.has_ended().await },
                 () = tokio::time::sleep(ROUND) => {}
             }
             let status = self.status();
@@ -180,6 +186,14 @@ impl Db {
             });
             tokio::time::sleep(BREATH).await;
         }
+    }
+
+    /// The Raft library has ended: it was shut down, or has panicked.
+    async fn has_ended(&self) {
+        if !self.machine.is_stopping() && !self.ended.swap(true, Ordering::Relaxed) {
+            tracing::error!("the database of this member has stopped by itself");
+        }
+        tokio::time::sleep(ROUND).await;
     }
 
     /// Puts a copy of another member's replica in the place of this one: the leader's, or if this member leads,

@@ -97,25 +97,6 @@ pub(super) struct Letter {
     pub request: Request,
 }
 
-impl Letter {
-    /// Why no member can have sent this to the member `to`. The Raft library takes such for faults of its own, and ends.
-    pub fn impossible(&self, to: u64) -> Option<&'static str> {
-        let vote = match &self.request {
-            Request::Append(r) => &r.vote,
-            Request::Vote(r) | Request::PreVote(r) => &r.vote,
-            Request::Snapshot { vote, .. } => vote,
-            _ => return (self.from == to).then_some("A member asks itself"),
-        };
-        let asks = matches!(self.request, Request::Vote(_) | Request::PreVote(_));
-        match () {
-            () if self.from == to => Some("A member asks itself"),
-            () if vote.leader_id.node_id != self.from => Some("A member speaks for another one"),
-            () if vote.committed == asks => Some("A candidate speaks as a leader, or a leader as a candidate"),
-            () => None,
-        }
-    }
-}
-
 /// What travels back: a reply, or a refusal with its kind.
 #[derive(Serialize, Deserialize)]
 pub(super) enum Answer {

@@ -2,9 +2,11 @@
 //! is served meanwhile.
 #![allow(clippy::unwrap_used)]
 
+mod connections;
+mod lies;
+
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +18,9 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 /// How long a test waits for what a daemon does by itself after a minute at most.
 const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Where the first member serves the API.
+const API: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 8443);
 
 type Tls = StreamOwned<ClientConnection, TcpStream>;
 
@@ -29,25 +34,20 @@ struct Scene {
 
 impl Scene {
     fn new(cluster: Cluster) -> Result<Scene> {
-        let certificate = std::fs::read_to_string(cluster.lab.machines[0].incus_dir().join("cluster.crt"))?;
-        let certificate = client::tls::fingerprint(&certificate)?;
-        let config = |name: &str| -> Result<Arc<ClientConfig>> {
-            let own = Identity::generate(name, &[])?;
-            let file = cluster.lab.dir.join(format!("{name}.crt"));
-            std::fs::write(&file, &own.certificate)?;
-            if name != "stranger" {
-                cluster.incus(1, &["config", "trust", "add-certificate", &file.to_string_lossy()])?;
-            }
-            Ok(client_config_for(&[&certificate], Some(&own))?)
-        };
+        let config = |name: &str| somebody(&cluster, name);
         let (trusted, other, stranger) = (config("trusted")?, config("other")?, config("stranger")?);
         Ok(Scene { cluster, trusted, other, stranger })
     }
 
+    /// The network of a machine.
+    fn network(&self, machine: usize) -> Result<Netns> {
+        let init = i32::try_from(self.cluster.lab.machines[machine - 1].init()?)?;
+        Ok(Netns::of_pid(init)?)
+    }
+
     /// A connection from a machine to the API of the first one.
     fn tcp(&self, from: usize) -> Result<TcpStream> {
-        let init = i32::try_from(self.cluster.lab.machines[from - 1].init()?)?;
-        let stream = Netns::of_pid(init)?.run(|| TcpStream::connect("10.77.0.1:8443"))??;
+        let stream = self.network(from)?.run(|| TcpStream::connect(API))??;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(stream)
@@ -55,20 +55,12 @@ impl Scene {
 
     /// The same with TLS, after its handshake.
     fn tls(&self, from: usize, who: &Arc<ClientConfig>) -> Result<Tls> {
-        let name = ServerName::try_from("10.77.0.1")?;
-        let mut stream = StreamOwned::new(ClientConnection::new(who.clone(), name)?, self.tcp(from)?);
-        while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock)?;
-        }
-        Ok(stream)
+        shaken(self.tcp(from)?, who)
     }
 
     /// The answer to what is sent on a connection of its own.
     fn ask(&self, from: usize, who: &Arc<ClientConfig>, request: &[u8]) -> Result<String> {
-        let mut stream = self.tls(from, who)?;
-        // It may be answered, and closed, before all was sent.
-        let _ = stream.write_all(request).and_then(|()| stream.flush());
-        Ok(answer(&mut stream))
+        asked(self.tls(from, who)?, request)
     }
 
     /// Fails unless a client, a stranger, local users and the other members are served.
@@ -84,6 +76,36 @@ impl Scene {
         }
         Ok(())
     }
+}
+
+/// A connection with TLS, after its handshake.
+fn shaken(stream: TcpStream, who: &Arc<ClientConfig>) -> Result<Tls> {
+    let name = ServerName::from(IpAddr::from(*API.ip()));
+    let mut stream = StreamOwned::new(ClientConnection::new(who.clone(), name)?, stream);
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
+}
+
+/// The answer to a request.
+fn asked(mut stream: Tls, request: &[u8]) -> Result<String> {
+    // It may be answered, and closed, before all was sent.
+    let _ = stream.write_all(request).and_then(|()| stream.flush());
+    Ok(answer(&mut stream))
+}
+
+/// Somebody with a certificate of their own, which is trusted unless they are called a stranger.
+fn somebody(cluster: &Cluster, name: &str) -> Result<Arc<ClientConfig>> {
+    let certificate = std::fs::read_to_string(cluster.lab.machines[0].incus_dir().join("cluster.crt"))?;
+    let certificate = client::tls::fingerprint(&certificate)?;
+    let own = Identity::generate(name, &[])?;
+    let file = cluster.lab.dir.join(format!("{name}.crt"));
+    std::fs::write(&file, &own.certificate)?;
+    if name != "stranger" {
+        cluster.incus(1, &["config", "trust", "add-certificate", &file.to_string_lossy()])?;
+    }
+    Ok(client_config_for(&[&certificate], Some(&own))?)
 }
 
 const GET: &[u8] = b"GET /1.0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -202,83 +224,6 @@ fn slow_clients_are_not_waited_for() -> Result<()> {
     refused(&answer(&mut upload), "408", "The client stopped sending for 60 seconds");
     let left = std::fs::read_dir(scene.cluster.lab.machines[0].incus_dir().join("images"))?.count();
     assert_eq!(left, 0, "what came of an upload is removed");
-    scene.others_are_served()
-}
-
-#[test]
-fn strangers_from_one_address_take_nobodys_place() -> Result<()> {
-    if lab::skip(&[]) {
-        return Ok(());
-    }
-    let scene = Scene::new(Cluster::temporary("limits-strangers", 2)?)?;
-    // Half of them shake hands and ask for nothing, the other half do not even that.
-    let shaken: Vec<Tls> = (0..32).map(|_| scene.tls(2, &scene.stranger)).collect::<Result<_>>()?;
-    let raw: Vec<TcpStream> = (0..32).map(|_| scene.tcp(2)).collect::<Result<_>>()?;
-    let why = "Too many connections: those from 10.77.0.2 who are not trusted may have 64 at once";
-    scene.cluster.until("the next one refused", || {
-        let said = scene.ask(2, &scene.stranger, GET)?;
-        Ok((said.starts_with("HTTP/1.1 503") && said.contains("Connection: close") && said.contains(why)).then_some(()))
-    })?;
-    // Whoever turns out to be trusted is served, from there too, and so are the other members.
-    let said = scene.ask(2, &scene.trusted, GET)?;
-    assert!(said.starts_with("HTTP/1.1 200 OK"), "{said}");
-    scene.others_are_served()?;
-    // There is no end to those who come, but to what they get.
-    let flood: Vec<TcpStream> = (0..200).map(|_| scene.tcp(2)).collect::<Result<_>>()?;
-    scene.others_are_served()?;
-    drop((shaken, raw, flood));
-    scene.cluster.until("a stranger served from there again", || {
-        Ok(scene.ask(2, &scene.stranger, GET).is_ok_and(|said| said.starts_with("HTTP/1.1 200 OK")).then_some(()))
-    })
-}
-
-/// Kibibytes of memory that a process has.
-fn memory(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
-#[test]
-fn a_thousand_that_wait_cost_little_and_leave_room_for_others() -> Result<()> {
-    if lab::skip(&[]) {
-        return Ok(());
-    }
-    let scene = Scene::new(Cluster::temporary("limits-many", 1)?)?;
-    let daemon = scene.cluster.lab.machines[0].daemon_pid()?;
-    // What the first ones need is needed once.
-    let mut waiting: Vec<Tls> = (0..24).map(|_| events(&scene, &scene.trusted)).collect::<Result<_>>()?;
-    let before = memory(daemon)?;
-    for _ in 0..1000 {
-        waiting.push(events(&scene, &scene.trusted)?);
-    }
-    let each = memory(daemon)?.saturating_sub(before) * 1024 / 1000;
-    println!("a websocket that waits for events takes {each} bytes of memory");
-    assert!(each < 128 << 10, "{each} bytes for a connection that waits");
-    // All that one client may have.
-    let said = scene.ask(1, &scene.trusted, GET)?;
-    refused(&said, "503", "Too many connections: a client may have 1024 at once");
-    scene.others_are_served()?;
-    // All of them still hear what happens.
-    scene.cluster.incus(1, &["project", "create", "heard"])?;
-    for socket in waiting.iter_mut().step_by(100) {
-        socket.read_exact(&mut [0])?;
-    }
-    drop(waiting);
-    scene.cluster.until("the client served again", || {
-        Ok(scene.ask(1, &scene.trusted, GET)?.starts_with("HTTP/1.1 200 OK").then_some(()))
-    })?;
-    // The unix socket has seats of its own.
-    let path = scene.cluster.lab.machines[0].incus_dir().join("unix.socket");
-    let local: Vec<UnixStream> = (0..2048).map(|_| UnixStream::connect(&path)).collect::<std::io::Result<_>>()?;
-    let mut next = UnixStream::connect(&path)?;
-    next.set_read_timeout(Some(PATIENCE))?;
-    let _ = next.write_all(GET);
-    refused(&answer(&mut next), "503", "all who use the unix socket may have 2048");
-    let said = scene.ask(1, &scene.trusted, GET)?;
-    assert!(said.starts_with("HTTP/1.1 200 OK"), "{said}");
-    drop((local, next));
-    scene.cluster.until("local users served again", || Ok(scene.cluster.incus(1, &["list"]).is_ok().then_some(())))?;
     scene.others_are_served()
 }
 
