@@ -3,8 +3,9 @@
 //! A [`Target`] is a function that takes any bytes and must come back: a panic, an abort, a hang or memory without end is
 //! a fault. [`run`] tries it, in a process of its own, with what is known to be valid (its seeds), with what once broke
 //! something (its corpus), and with both changed at random; [`supervise`] starts that process and tells how it ended.
-//! The same seed gives the same bytes.
+//! The same seed gives the same bytes. [`guided`] tries targets in a build that sees what an input reaches.
 
+pub mod guided;
 pub mod mutate;
 pub mod run;
 pub mod supervise;

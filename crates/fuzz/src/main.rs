@@ -1,13 +1,13 @@
 //! `incus-fuzz`: tries what reads bytes with bytes that nobody has sent yet. `cargo xtask fuzz` is how people call it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use fuzz::run::{self, Plan};
 use fuzz::supervise::{self, Outcome};
-use fuzz::{Target, targets};
+use fuzz::{Target, guided, targets};
 
 /// Tries what reads bytes of others.
 #[derive(Parser)]
@@ -24,6 +24,20 @@ enum Args {
         /// Decides which inputs are made; a new one each time if it is left out.
         #[arg(long)]
         seed: Option<u64>,
+    },
+    /// Try a target by a program that sees what is reached; an input that reaches more is kept in the corpus, too.
+    Guided {
+        /// Its name, or `all`, one after the other.
+        target: String,
+        /// How long, in seconds, for each.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// The program.
+        #[arg(long)]
+        program: PathBuf,
+        /// Where everything is kept that it finds.
+        #[arg(long)]
+        work: PathBuf,
     },
     /// Try one input.
     One {
@@ -80,13 +94,11 @@ fn work(args: Args) -> std::io::Result<bool> {
             Ok(true)
         }
         Args::Long { target, minutes, seed } => {
-            let targets: Vec<&Target> = match target.as_str() {
-                "all" => targets::ALL.iter().collect(),
-                name => vec![find(name)?],
-            };
             let seed = seed.unwrap_or_else(|| jiff::Timestamp::now().as_millisecond().cast_unsigned());
-            let good: Vec<bool> = targets.iter().map(|t| long(t, minutes, seed)).collect::<std::io::Result<_>>()?;
-            Ok(good.into_iter().all(|good| good))
+            of_each(&target, |target| long(target, minutes, seed))
+        }
+        Args::Guided { target, seconds, program, work } => {
+            of_each(&target, |target| guided(target, seconds, &program, &work))
         }
         Args::One { target, file } => {
             let (target, input) = (find(&target)?, std::fs::read(file)?);
@@ -106,17 +118,44 @@ fn work(args: Args) -> std::io::Result<bool> {
     }
 }
 
+/// Tries the target of that name, or all of them.
+fn of_each(name: &str, attempt: impl Fn(&Target) -> std::io::Result<bool>) -> std::io::Result<bool> {
+    let targets: Vec<&Target> = match name {
+        "all" => targets::ALL.iter().collect(),
+        name => vec![find(name)?],
+    };
+    let good: Vec<bool> = targets.into_iter().map(attempt).collect::<std::io::Result<_>>()?;
+    Ok(good.into_iter().all(|good| good))
+}
+
+fn guided(target: &Target, seconds: u64, program: &Path, work: &Path) -> std::io::Result<bool> {
+    println!("{}, guided by what is reached, for {seconds} seconds", target.name);
+    let Some(explored) = guided::explore(target, program, work, seconds)? else {
+        println!("{}: what reads is another process, of which nothing is seen", target.name);
+        return Ok(true);
+    };
+    for path in &explored.kept {
+        println!("{}: reaches more: {}", target.name, path.display());
+    }
+    told(target, explored.outcome)
+}
+
 fn long(target: &Target, minutes: u64, seed: u64) -> std::io::Result<bool> {
     println!("{}, with the seed {seed}, for {minutes} minutes", target.name);
     let scratch = tempfile::tempdir()?;
     let arguments = ["--seed".into(), seed.to_string(), "--seconds".into(), (minutes * 60).to_string()];
-    match supervise::run(&std::env::current_exe()?, target, &arguments, scratch.path())? {
+    told(target, supervise::run(&std::env::current_exe()?, target, &arguments, scratch.path())?)
+}
+
+/// Tells how it ended; false if something broke.
+fn told(target: &Target, outcome: Outcome) -> std::io::Result<bool> {
+    match outcome {
         Outcome::Good(tried) => {
             println!("{}: {tried} inputs, nothing broke", target.name);
             Ok(true)
         }
         Outcome::Broken { input, how } => {
-            let path = supervise::keep(target, &input)?;
+            let path = supervise::keep(target, supervise::BROKE, &input)?;
             println!("{} BROKE: {how}\nthe input is kept in {}", target.name, path.display());
             Ok(false)
         }

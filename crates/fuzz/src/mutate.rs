@@ -1,10 +1,10 @@
 //! Changing bytes at random, in the ways that readers of bytes tend to overlook.
 
 /// The longest input that is made, in bytes.
-const LONGEST: usize = 64 << 10;
+pub(crate) const LONGEST: usize = 64 << 10;
 
 /// Words that mean something to one reader or another.
-const WORDS: &[&[u8]] = &[
+pub(crate) const WORDS: &[&[u8]] = &[
     b"{",
     b"}",
     b"[",

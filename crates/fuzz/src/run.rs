@@ -14,10 +14,10 @@ use crate::Target;
 use crate::mutate::{Numbers, mutated};
 
 /// The most memory that the process may have, in bytes: what unpacking takes at most, stacks of threads, and a reserve.
-const MEMORY: u64 = 3 << 30;
+pub(crate) const MEMORY: u64 = 3 << 30;
 /// How long one input may keep a processor busy: a hundred times what the slowest reader allows itself. What this machine
 /// does beside does not count.
-const BUSY: Duration = Duration::from_secs(60);
+pub(crate) const BUSY: Duration = Duration::from_secs(60);
 /// How long one input may take in all.
 const WAITING: Duration = Duration::from_secs(600);
 

@@ -8,6 +8,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Target;
 
+/// How the name of an input begins that broke something.
+pub const BROKE: &str = "broke";
+
 /// How it ended.
 pub enum Outcome {
     /// So many inputs were read or refused.
@@ -40,18 +43,22 @@ pub fn run(program: &Path, target: &Target, arguments: &[String], scratch: &Path
     {
         return Ok(Outcome::Good(tried));
     }
-    let complaint = String::from_utf8_lossy(&out.stderr);
-    let last: Vec<&str> = complaint.lines().rev().take(40).collect();
-    let last = last.into_iter().rev().collect::<Vec<_>>().join("\n");
-    Ok(Outcome::Broken { input: std::fs::read(&note).unwrap_or_default(), how: format!("{}\n{last}", out.status) })
+    let how = format!("{}\n{}", out.status, last_lines(&String::from_utf8_lossy(&out.stderr)));
+    Ok(Outcome::Broken { input: std::fs::read(&note).unwrap_or_default(), how })
 }
 
-/// Keeps an input in the corpus of its target.
-pub fn keep(target: &Target, input: &[u8]) -> io::Result<PathBuf> {
+/// The last lines of what was said.
+pub(crate) fn last_lines(said: &str) -> String {
+    let last: Vec<&str> = said.lines().rev().take(40).collect();
+    last.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+/// Keeps an input in the corpus of its target, with a name that begins with what it is there for.
+pub fn keep(target: &Target, what: &str, input: &[u8]) -> io::Result<PathBuf> {
     let dir = target.corpus();
     std::fs::create_dir_all(&dir)?;
     let name: String = hex::encode(Sha256::digest(input)).chars().take(12).collect();
-    let path = dir.join(format!("broke-{name}"));
+    let path = dir.join(format!("{what}-{name}"));
     std::fs::write(&path, input)?;
     Ok(path)
 }

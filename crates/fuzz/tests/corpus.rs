@@ -20,7 +20,7 @@ fn tried(name: &str) {
             assert!(tried > target.cases, "{name} has neither seeds nor a corpus");
         }
         Outcome::Broken { input, how } => {
-            let path = supervise::keep(target, &input).unwrap();
+            let path = supervise::keep(target, supervise::BROKE, &input).unwrap();
             panic!("{name} broke (seed {SEED}): {how}\nthe input is in {}", path.display());
         }
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::sh::{Result, cargo, workspace};
 
-/// The target whose dependencies are looked at: those of others need not be there.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The targets whose dependencies are looked at, as in `deny.toml`.
+const TARGETS: [&str; 2] = ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"];
 
 /// Runs cargo-deny.
 pub fn run() -> Result<()> {
@@ -22,20 +22,36 @@ pub fn run() -> Result<()> {
                     \"cargo xtask check\" looks at licences, sources and versions, but not at advisories"
             .into());
     }
-    cargo(&["deny", "--locked", "check"])
+    cargo(&["deny", "--locked", "check", "--deny", "warnings"])
 }
 
 /// What `deny.toml` forbids, of all that is built.
 pub fn wrong() -> Result<Vec<String>> {
     let rules = Rules::read(&fs::read_to_string(workspace().join("deny.toml"))?);
+    let platforms = TARGETS.iter().flat_map(|target| ["--filter-platform", target]);
+    let args = ["metadata", "--format-version", "1", "--locked", "--all-features"];
+    let metadata = serde_json::from_str(&cargo_says(args.into_iter().chain(platforms))?)?;
+    // Metadata also names what could be asked for by a feature that is not switched on.
+    let platforms = TARGETS.iter().flat_map(|target| ["--target", target]);
+    let args = ["tree", "--workspace", "--locked", "--all-features", "--prefix", "none", "--format", "{p}"];
+    let tree = cargo_says(args.into_iter().chain(platforms))?;
+    Ok(rules.wrong(&metadata, &built(&tree)))
+}
+
+fn cargo_says<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<String> {
+    let args: Vec<&str> = args.into_iter().collect();
     let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    let args = ["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET];
-    let out = Command::new(program).args(args).current_dir(workspace()).stderr(Stdio::inherit()).output()?;
+    let out = Command::new(program).args(&args).current_dir(workspace()).stderr(Stdio::inherit()).output()?;
     if !out.status.success() {
-        return Err(format!("cargo metadata failed: {}", out.status).into());
+        return Err(format!("cargo {} failed: {}", args.join(" "), out.status).into());
     }
-    let metadata: Value = serde_json::from_slice(&out.stdout)?;
-    Ok(rules.wrong(&metadata))
+    Ok(String::from_utf8(out.stdout)?)
+}
+
+/// Names and versions in lines of `cargo tree`: `name v1.2.3 (what else there is to say)`.
+fn built(tree: &str) -> BTreeSet<(&str, &str)> {
+    let packages = tree.lines().filter_map(|line| line.split_once(" v"));
+    packages.map(|(name, rest)| (name, rest.split(' ').next().unwrap_or_default())).collect()
 }
 
 /// The lists of `deny.toml` that are held to here.
@@ -55,12 +71,15 @@ impl Rules {
         }
     }
 
-    fn wrong(&self, metadata: &Value) -> Vec<String> {
+    fn wrong(&self, metadata: &Value, built: &BTreeSet<(&str, &str)>) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for package in metadata["packages"].as_array().into_iter().flatten() {
             let text = |key: &str| package[key].as_str().unwrap_or_default();
             let (name, version) = (text("name"), text("version"));
+            if !built.contains(&(name, version)) {
+                continue;
+            }
             versions.entry(name).or_default().insert(version);
             if !self.permits(text("license")) {
                 wrong.push(format!(
@@ -199,11 +218,13 @@ mod tests {
             package("once", "1", json!("MIT"), good()),
             package("more", "1", json!("MIT"), good()),
             package("more", "2", json!("MIT"), good()),
+            package("once", "2", json!("not built"), good()),
             package("none", "1", Value::Null, good()),
             package("git", "1", json!("MIT"), json!("git+https://a?rev=1#1")),
             package("other", "1", json!("MIT"), json!("registry+https://b")),
         ];
-        let wrong = Rules::read(TEXT).wrong(&json!({"packages": packages}));
+        let tree = "ours v1 (/here)\n\ntwice v1\ntwice v2 (*)\nonce v1 (proc-macro)\nmore v1\nmore v2\nnone v1\ngit v1 (git)\nother v1";
+        let wrong = Rules::read(TEXT).wrong(&json!({"packages": packages}), &built(tree));
         let about: Vec<&str> = wrong.iter().filter_map(|w| w.split(' ').next()).collect();
         assert_eq!(about, ["none", "git", "other", "more", "once", "gone"], "{wrong:?}");
     }

@@ -51,16 +51,7 @@ enum Xtask {
         quick: bool,
     },
     /// Try what reads bytes of others with bytes that nobody has sent yet; what breaks it is kept as a test.
-    Fuzz {
-        /// What is tried: `list` shows what there is, `all` tries one after the other.
-        target: String,
-        /// For how long, each.
-        #[arg(long, default_value_t = 10)]
-        minutes: u64,
-        /// Decides which bytes: the same seed tries the same.
-        #[arg(long)]
-        seed: Option<u64>,
-    },
+    Fuzz(fuzz::Fuzz),
     /// Kill, pause, cut off and fill up members of a real cluster under load, and check what it promised.
     Torture(torture::Torture),
     /// Let simulated clusters live, on new seeds; those that fail are added to what the tests always run.
@@ -90,7 +81,7 @@ fn main() -> ExitCode {
         Xtask::Deny => deny::run(),
         Xtask::Fix => check::fix(),
         Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
-        Xtask::Fuzz { target, minutes, seed } => fuzz::long(&target, minutes, seed),
+        Xtask::Fuzz(wanted) => fuzz::run(&wanted),
         Xtask::Torture(wanted) => torture::run(&wanted),
         Xtask::Sim { seeds, forever } => sim::run(seeds, forever),
         Xtask::Load(load) => bench::load(&load),

@@ -34,8 +34,17 @@ const SOURCE: &str = "/etc/apt/sources.list.d/incus-rs-backports.sources";
 
 /// Installs what is missing.
 pub fn install() -> Result<()> {
-    let missing = missing(PACKAGES);
-    let missing_backports = self::missing(BACKPORTS);
+    install_these(PACKAGES, BACKPORTS)
+}
+
+/// Installs packages of Debian that only a few things need.
+pub fn also(names: &[&str]) -> Result<()> {
+    install_these(names, &[])
+}
+
+fn install_these(names: &[&str], of_backports: &[&str]) -> Result<()> {
+    let missing = missing(names);
+    let missing_backports = self::missing(of_backports);
     if missing.is_empty() && missing_backports.is_empty() {
         return Ok(());
     }

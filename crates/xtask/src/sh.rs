@@ -37,14 +37,23 @@ fn command(program: &str) -> Command {
 
 /// Runs a program from the root of the workspace with its output shown; fails if it fails.
 pub fn show(program: &str, args: &[&str]) -> Result<()> {
+    show_in(&[], program, args)
+}
+
+fn show_in(env: &[(&str, &str)], program: &str, args: &[&str]) -> Result<()> {
     println!("    $ {program} {}", args.join(" "));
-    let status = command(program).args(args).status()?;
+    let status = command(program).args(args).envs(env.iter().copied()).status()?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} failed: {status}", args.join(" ")).into()) }
 }
 
 /// Runs cargo.
 pub fn cargo(args: &[&str]) -> Result<()> {
-    show(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args)
+    cargo_in(&[], args)
+}
+
+/// Runs cargo with these variables, too.
+pub fn cargo_in(env: &[(&str, &str)], args: &[&str]) -> Result<()> {
+    show_in(env, &std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args)
 }
 
 /// Runs cargo, and gives what it tells programs of what it builds.

@@ -19,52 +19,91 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// How many requests a database answers before it is given up for a fresh one: what was asked of it stays.
 const LIFE: u64 = 500;
 
+/// How long a database that has ended may take to say so, or to open again.
+const RECOVERY: Duration = Duration::from_secs(60);
+
 /// A database of one member.
 struct Asked {
     db: Db,
     answered: u64,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Asked {
     async fn new() -> Result<Asked> {
         let dir = tempfile::tempdir()?;
-        let db = Db::open(Options::new(dir.path(), 1, SCHEMA), Arc::new(Alone)).await?;
+        let db = open(&dir).await?;
         db.bootstrap().await?;
-        Ok(Asked { db, answered: 0, _dir: dir })
+        db.write(|tx| db::config::set(tx, "user.kept", Some("yes"))).await?;
+        Ok(Asked { db, answered: 0, dir })
     }
+
+    async fn shut_down(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.db.shutdown()).await;
+    }
+}
+
+async fn open(dir: &TempDir) -> Result<Db> {
+    Db::open(Options::new(dir.path(), 1, SCHEMA), Arc::new(Alone)).await
 }
 
 /// A request, to a member that leads a database of its own.
 ///
-/// What a member says of the log itself is believed: Raft is made for members that fail, not for those that lie. The library
-/// ends by an assertion where it finds one out, which is no fault here: the database is given up after one.
+/// What a member says of the log itself is believed: Raft is made for members that fail, not for those that lie. Where the
+/// library finds one out, it ends by an assertion. That is a fault unless the database says that it has ended, can still
+/// be read, and goes on when it is opened again.
 pub fn serve(input: &[u8]) {
     static ASKED: Mutex<Option<Asked>> = Mutex::new(None);
-    static FORGIVING: std::sync::Once = std::sync::Once::new();
-    FORGIVING.call_once(forgive_assertions);
+    static NOTING: std::sync::Once = std::sync::Once::new();
+    NOTING.call_once(note_assertions);
     let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
     RUNTIME.block_on(async {
-        if asked.as_ref().is_none_or(|a| a.answered >= LIFE) || ENDED.swap(false, Ordering::Relaxed) {
+        if asked.as_ref().is_none_or(|a| a.answered >= LIFE) {
             if let Some(old) = asked.take() {
-                let _ = tokio::time::timeout(Duration::from_secs(1), old.db.shutdown()).await;
+                old.shut_down().await;
             }
             *asked = Some(Asked::new().await.expect("a database"));
         }
-        let Some(asked) = asked.as_mut() else { return };
-        asked.answered += 1;
-        let _ = tokio::time::timeout(PATIENCE, asked.db.serve(Bytes::copy_from_slice(input))).await;
+        let Some(now) = asked.as_mut() else { return };
+        now.answered += 1;
+        let _ = tokio::time::timeout(PATIENCE, now.db.serve(Bytes::copy_from_slice(input))).await;
+        if ENDED.swap(false, Ordering::Relaxed) {
+            tokio::time::timeout(RECOVERY, recovers(now)).await.expect("a database that is open again in time");
+            asked.take();
+            ENDED.store(false, Ordering::Relaxed);
+        }
     });
+}
+
+/// Panics unless a database that has ended says so and has lost nothing.
+async fn recovers(asked: &Asked) {
+    while !asked.db.status().ended {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(kept(&asked.db).await.as_deref(), Ok("yes"), "it can still be read");
+    assert!(asked.db.write(|tx| db::config::set(tx, "user.more", Some("x"))).await.is_err(), "it can't be written");
+    asked.shut_down().await;
+    let again = open(&asked.dir).await.expect("a database that opens again");
+    assert_eq!(kept(&again).await.as_deref(), Ok("yes"), "nothing is lost");
+    assert!(!again.status().ended);
+    let _ = again.shutdown().await;
+}
+
+async fn kept(db: &Db) -> Result<String> {
+    db.peek(|tx| Ok(db::config::get(tx)?.get("user.kept").cloned().unwrap_or_default())).await
 }
 
 /// Set when the library has ended by itself.
 static ENDED: AtomicBool = AtomicBool::new(false);
 
-fn forgive_assertions() {
+fn note_assertions() {
     let fault = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if info.location().is_some_and(|l| l.file().contains("/openraft-")) {
             ENDED.store(true, Ordering::Relaxed);
+            if std::env::var_os("INCUS_FUZZ_TOLD").is_some() {
+                eprintln!("{info}");
+            }
         } else {
             fault(info);
         }
