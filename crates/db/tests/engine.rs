@@ -164,6 +164,7 @@ impl Cluster {
 
     async fn stop(&self, db: Db) {
         db.shutdown().await.unwrap();
+        assert_eq!(opened(&self.dir.path().join(db.status().id.to_string())), [""; 0]);
         self.net.members.lock().unwrap().remove(&db.status().id);
     }
 
@@ -230,6 +231,13 @@ async fn same(members: &[Db]) {
     }
 }
 
+/// The files of databases in a folder that this program has open.
+fn opened(dir: &Path) -> Vec<String> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let here = all.filter(|file| file.starts_with(dir) && file.file_name().is_some_and(|name| name != "lock"));
+    here.map(|file| file.display().to_string()).collect()
+}
+
 // ---- one member --------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -289,7 +297,9 @@ async fn one_member_writes_whole_transactions_or_nothing() {
 
     let other = Db::open(options(dir.path(), 1, OLD), Arc::new(Alone)).await;
     assert!(other.err().unwrap().message.contains("in use"));
+    assert_ne!(opened(dir.path()), [""; 0]);
     db.shutdown().await.unwrap();
+    assert_eq!(opened(dir.path()), [""; 0]);
     assert_eq!(db.write(add_one).await.unwrap_err().kind, Kind::Unavailable);
     assert_eq!(db.read(|tx| number(tx, "SELECT 1")).await.unwrap_err().kind, Kind::Unavailable);
     assert_eq!(db.peek(|tx| number(tx, "SELECT 1")).await.unwrap_err().kind, Kind::Unavailable);

@@ -56,6 +56,8 @@ pub struct Log {
     cache: Arc<Mutex<Cache>>,
     stuck: watch::Receiver<Option<String>>,
     slow: SlowWrites,
+    /// After what has the file open, so that it goes last.
+    open: Arc<()>,
 }
 
 /// The writes that were slow lately.
@@ -133,9 +135,15 @@ impl Log {
         let (writer, ops) = mpsc::unbounded_channel();
         let tell = watch::Sender::new(None);
         let (stuck, slow) = (tell.subscribe(), SlowWrites::default());
-        let writing = Writing { connection: writing, disk, stuck: tell, slow: slow.clone() };
+        let open = Arc::new(());
+        let writing = Writing { connection: writing, disk, stuck: tell, slow: slow.clone(), _open: open.clone() };
         runtime::on_its_own("raft-log", writing.run(ops))?;
-        Ok(Log { writer, reader, cache: Arc::default(), stuck, slow })
+        Ok(Log { writer, reader, cache: Arc::default(), stuck, slow, open })
+    }
+
+    /// What is shared by all who have the file open, and others that are to be waited for as they are.
+    pub fn open_here(&self) -> Arc<()> {
+        self.open.clone()
     }
 
     /// The writes that were slow lately.
@@ -266,6 +274,7 @@ struct Writing {
     disk: Option<Arc<dyn Disk>>,
     stuck: watch::Sender<Option<String>>,
     slow: SlowWrites,
+    _open: Arc<()>,
 }
 
 impl Writing {

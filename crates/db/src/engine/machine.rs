@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -108,6 +108,8 @@ struct Shared {
     /// Held by whoever has a write transaction open on the file, so that nobody waits by polling. Taken before
     /// `state` by who needs both.
     gate: Mutex<()>,
+    /// Read by who makes a copy, which opens the file once more.
+    copying: RwLock<()>,
     data_index: AtomicU64,
     revisions: Mutex<Revisions>,
     version: AtomicI64,
@@ -241,6 +243,7 @@ impl Machine {
             path: path.to_owned(),
             schema,
             gate: Mutex::default(),
+            copying: RwLock::default(),
             data_index: AtomicU64::new(standing.data_index),
             revisions: Mutex::new(Revisions::of_all()),
             version: AtomicI64::new(standing.version),
@@ -335,6 +338,19 @@ impl Machine {
     /// Ends all waiting: the database is being closed.
     pub fn stop(&self) {
         self.shared.stopping.send_replace(true);
+    }
+
+    /// Closes the file, once nothing is to be applied any more and the copies that are being made are.
+    pub fn close(&self) -> io::Result<()> {
+        let _no_copy = self.shared.copying.write().unwrap_or_else(PoisonError::into_inner);
+        let nothing = Connection::open_in_memory().map_err(other)?;
+        let was = std::mem::replace(&mut self.state().db, nothing);
+        was.close().map_err(|(_, e)| other(e))
+    }
+
+    /// Tells when it is being closed.
+    pub fn watch_stopping(&self) -> watch::Receiver<bool> {
+        self.shared.stopping.subscribe()
     }
 
     /// True once it is being closed.
@@ -489,6 +505,10 @@ impl Machine {
 
     /// A copy of the replica as it is now, and where it stands. Others can write meanwhile.
     pub fn copy_out(&self) -> io::Result<(Standing, Copy)> {
+        let _copying = self.shared.copying.read().unwrap_or_else(PoisonError::into_inner);
+        if self.is_stopping() {
+            return Err(other("the database is being closed"));
+        }
         let (copy, path) = Copy::place(self.dir());
         let source = connect(self.path()).map_err(other)?;
         source.execute("VACUUM INTO ?", [path.to_string_lossy()]).map_err(other)?;

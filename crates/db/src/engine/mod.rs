@@ -174,6 +174,8 @@ pub struct Db {
     /// Held while the members are changed, which takes several steps.
     changing: Arc<tokio::sync::Mutex<()>>,
     lock: Arc<File>,
+    /// There while somebody but the replica has a file open.
+    open: std::sync::Weak<()>,
     /// `None` in what works for the database itself: that does not keep it open.
     handle: Option<Handle>,
 }
@@ -184,6 +186,8 @@ struct Handle {
     _alive: Arc<()>,
 }
 
+/// How long whoever uses the files when the database is closed may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 /// How long the leader may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -210,6 +214,7 @@ impl Db {
         let log = log::Log::open(&options.dir.join("raft.db"), options.disk.clone())?;
         let voted = log.vote()?.is_some();
         let (stuck, slow_writes) = (log.watch_stuck(), log.slow_writes());
+        let open = log.open_here();
         let post = Post::new(options.id, machine.clone(), transport);
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
@@ -239,10 +244,11 @@ impl Db {
             handing_over: Arc::default(),
             changing: Arc::default(),
             lock,
+            open: Arc::downgrade(&open),
             handle: None,
         };
         db.changes.send_replace(db.status());
-        writer::start(db.clone(), waiting)?;
+        writer::start(db.clone(), waiting, open)?;
         let alive = db.start_looking_after();
         db.start_electing(alone).await?;
         db.handle = Some(Handle { jobs, _alive: alive });
@@ -451,12 +457,28 @@ impl Db {
         self.raft.trigger().purge_log(upto).await.map_err(|e| failed(&e))
     }
 
-    /// Stops taking part. Other handles of it fail from now on; who still reads is waited for, within limits.
+    /// Stops taking part. Other handles of it fail from now on. Who still reads or writes is waited for, within limits:
+    /// nobody has the files open then. SQLite removes what lies beside a file that is closed by its name; by then those of
+    /// another database may have that name.
     pub async fn shutdown(&self) -> Result<()> {
         self.machine.stop();
         let stopped = self.raft.shutdown().await.map_err(|e| Error::internal(e.to_string()));
         self.reader.close().await;
+        if tokio::time::timeout(ENDING, self.closed()).await.is_err() {
+            tracing::warn!("the database is left, though its files could not be closed within {} s", ENDING.as_secs());
+        }
         let _ = self.lock.unlock();
         stopped
+    }
+
+    /// Closes the replica, and waits until nobody has another file open.
+    async fn closed(&self) {
+        let machine = self.machine.clone();
+        if let Ok(Err(e)) = runtime::blocking(move || machine.close()).await {
+            tracing::warn!("closing the database: {e}");
+        }
+        while self.open.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }

@@ -8,13 +8,12 @@ use api::{Error, Result};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use super::ENDING;
 use super::runtime::blocking;
 use crate::tx::{Tx, failed};
 
 /// Connections: so many reads run at the same time.
 const CONNECTIONS: u32 = 4;
-/// How long reads that run when the database is closed may take to end.
-const ENDING: Duration = Duration::from_secs(5);
 
 /// Reads of one replica.
 pub(super) struct Reader {

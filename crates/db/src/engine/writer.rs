@@ -8,6 +8,7 @@
 //! first is applied, and the results that the callers get are those of the run that was applied.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Error, Kind, Result};
@@ -67,18 +68,29 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
     }
 }
 
-/// Starts the writer. It ends when the sender of the jobs is gone.
-pub(super) fn start(db: Db, jobs: mpsc::UnboundedReceiver<Box<dyn Job>>) -> Result<()> {
-    Ok(on_its_own("db-writer", run(db, jobs))?)
+/// Starts the writer. It ends when the sender of the jobs is gone, or the database is closed; `open` is kept until then.
+pub(super) fn start(db: Db, jobs: mpsc::UnboundedReceiver<Box<dyn Job>>, open: Arc<()>) -> Result<()> {
+    let work = async move {
+        run(db, jobs).await;
+        drop(open);
+    };
+    Ok(on_its_own("db-writer", work)?)
 }
 
 async fn run(db: Db, mut jobs: mpsc::UnboundedReceiver<Box<dyn Job>>) {
+    let mut stopping = db.machine.watch_stopping();
     let opened = connect(db.machine.path()).and_then(|c| c.pragma_update(None, "foreign_keys", true).map(|()| c));
     let mut connection = match opened {
         Ok(connection) => connection,
         Err(e) => return tracing::error!("no transactions are possible: {e}"),
     };
-    while let Some(first) = jobs.recv().await {
+    loop {
+        let first = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+            job = jobs.recv() => job,
+        };
+        let Some(first) = first else { return };
         let mut group = vec![first];
         group.extend(std::iter::from_fn(|| jobs.try_recv().ok()).take(GROUPED - 1));
         group.retain(|job| !job.given_up());
@@ -126,7 +138,7 @@ impl<'a> Group<'a> {
                 }
                 Err(e) => return Err(e),
             };
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= self.deadline || self.db.machine.is_stopping() {
                 let doubt = match self.sent {
                     Some(_) => ", and it may still be done when a majority is back",
                     None => ", and nothing was changed",
