@@ -192,9 +192,12 @@ impl World {
         Ok(std::fs::write(dir.join("hold"), point)?)
     }
 
-    /// Waits until one of the daemons has come to the point; its machine.
+    /// Waits until one of the daemons that are to wait has come to the point; its machine.
     pub fn held(&self) -> Result<usize> {
-        let held = |n: &usize| self.cluster.lab.machines[n - 1].incus_dir().join("held").exists();
+        let held = |n: &usize| {
+            let dir = self.cluster.lab.machines[n - 1].incus_dir();
+            dir.join("hold").exists() && dir.join("held").exists()
+        };
         self.cluster.until("the point reached", || Ok((1..=4).find(held)))
     }
 

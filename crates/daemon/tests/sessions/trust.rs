@@ -84,7 +84,7 @@ async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> Result<T> {
 }
 
 fn echo() -> Value {
-    json!({"command": ["sh", "-c", "echo ready; cat"], "wait-for-websocket": true})
+    json!({"command": ["sh", "-c", "echo ready; cat; sleep 1000"], "wait-for-websocket": true})
 }
 
 /// The paths of the websockets that an answer names.
