@@ -137,16 +137,14 @@ struct Cluster {
 struct SlowDisk(AtomicBool);
 
 impl Disk for SlowDisk {
-    fn full(&self, _: DiskFile) -> bool {
-        false
-    }
-
     fn takes(&self, file: DiskFile) -> Duration {
         let slow = file == DiskFile::Replica && self.0.load(Ordering::SeqCst);
         if slow { Duration::from_secs(2) } else { Duration::ZERO }
     }
 
-    fn synced(&self, _: DiskFile) {}
+    fn rewrite(&self, _: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Cluster {

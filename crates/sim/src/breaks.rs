@@ -7,6 +7,8 @@ pub enum Break {
     StaleReads,
     /// Disks lose at a power cut what they had said to be safe.
     LyingDisks,
+    /// Disks make safe what is in write-ahead logs, and not what is taken over from them into their files.
+    UnsafeFiles,
     /// The leader takes over the instances of a member once it is silent, without looking at their leases.
     EagerHealing,
     /// A guard that has lost its lease lets its instances run on.
@@ -23,6 +25,7 @@ impl Break {
         match self {
             Break::StaleReads => "stale-reads",
             Break::LyingDisks => "lying-disks",
+            Break::UnsafeFiles => "unsafe-files",
             Break::EagerHealing => "eager-healing",
             Break::LazyGuards => "lazy-guards",
             Break::OrphanedPlans => "orphaned-plans",

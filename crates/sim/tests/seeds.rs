@@ -66,6 +66,7 @@ fn planted_faults_are_found() {
     for (kind, broken, invariant) in [
         (Kind::Database, Break::StaleReads, "acknowledged writes survive"),
         (Kind::Database, Break::LyingDisks, "acknowledged writes survive"),
+        (Kind::Database, Break::UnsafeFiles, "a member starts again"),
         (Kind::Database, Break::IdleLeader, "all comes to rest"),
         (Kind::Cluster, Break::EagerHealing, "an instance never has two owners"),
         (Kind::Cluster, Break::LazyGuards, "an instance never has two owners"),

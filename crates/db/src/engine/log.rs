@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, TryStreamExt as _, future, stream};
+use futures::{Stream, TryStreamExt as _, stream};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::disk::{Disk, File, no_room};
+use super::disk::{Disk, File, passing, write_anew};
 use super::types::Types;
 use super::{runtime, watch};
 
@@ -33,7 +33,7 @@ const READ: usize = 1 << 20;
 /// Requests that share one transaction.
 const GROUPED: usize = 128;
 
-/// How long to wait on a full disk before it is tried again.
+/// How long to wait on a disk that is full or fails before it is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// A write that takes this long is slow: others wait for it, and elect another leader if it takes much longer.
@@ -116,8 +116,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Log {
-    /// Opens or creates the log in the file `path`. The disk is given if it is simulated.
-    pub fn open(path: &Path, disk: Option<Arc<dyn Disk>>) -> io::Result<Log> {
+    /// Opens or creates the log in the file `path`; so many pages of its write-ahead log are taken over into it at a time.
+    /// The disk is given if it is simulated.
+    pub fn open(path: &Path, pages: u32, disk: Option<Arc<dyn Disk>>) -> io::Result<Log> {
+        // What an earlier process could not write for sure, it has not confirmed; this one would.
+        write_anew(path, disk.as_ref())?;
         let connect = || -> rusqlite::Result<Connection> {
             let connection = Connection::open(path)?;
             connection.execute_batch(
@@ -129,9 +132,7 @@ impl Log {
         };
         let writing = connect().map_err(other)?;
         let reader = Arc::new(Mutex::new(connect().map_err(other)?));
-        if disk.is_some() {
-            writing.pragma_update(None, "wal_autocheckpoint", 0).map_err(other)?;
-        }
+        writing.pragma_update(None, "wal_autocheckpoint", pages).map_err(other)?;
         let (writer, ops) = mpsc::unbounded_channel();
         let tell = watch::Sender::new(None);
         let (stuck, slow) = (tell.subscribe(), SlowWrites::default());
@@ -178,6 +179,19 @@ impl Log {
         value.map(|v| postcard::from_bytes(&v).map_err(other)).transpose()
     }
 
+    /// As [`Log::read`], for Raft, to which a log that can't be read is the end: waits while the disk fails.
+    async fn read_at_last(&self, first: u64, last: u64, limit: usize) -> io::Result<Vec<EntryOf<Types>>> {
+        loop {
+            match self.read(first, last, limit) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                    tracing::error!("reading the log of the database: {e}");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                read => return read,
+            }
+        }
+    }
+
     /// Entries from `first` on, up to `last`: all that exist of them if `limit` bytes suffice, else only the first
     /// ones, but at least one.
     fn read(&self, first: u64, last: u64, limit: usize) -> io::Result<Vec<EntryOf<Types>>> {
@@ -199,11 +213,11 @@ impl Log {
         }
         let reader = lock(&self.reader);
         let sql = "SELECT entry FROM log WHERE i BETWEEN ? AND ? ORDER BY i";
-        let mut select = reader.prepare_cached(sql).map_err(other)?;
-        let mut rows = select.query([first.cast_signed(), last.cast_signed()]).map_err(other)?;
+        let mut select = reader.prepare_cached(sql).map_err(unread)?;
+        let mut rows = select.query([first.cast_signed(), last.cast_signed()]).map_err(unread)?;
         let mut entries = Vec::new();
-        while let Some(row) = rows.next().map_err(other)? {
-            let entry: Vec<u8> = row.get(0).map_err(other)?;
+        while let Some(row) = rows.next().map_err(unread)? {
+            let entry: Vec<u8> = row.get(0).map_err(unread)?;
             if !within(entry.len()) {
                 break;
             }
@@ -295,34 +309,23 @@ impl Writing {
         }
     }
 
-    /// Writes, and waits while the disk is full: to Raft a log that fails is the end, but one that is slow is no harm.
+    /// Writes, and waits while the disk is full or fails: to Raft a log that fails is the end, but one that is slow is no
+    /// harm. Each attempt writes all of it anew, at the same place.
     async fn insist(&mut self, group: &mut [Op]) -> rusqlite::Result<()> {
         loop {
-            match self.attempt(group).await {
-                Err(e) if is_full(&e) => {
-                    let why = format!("No space left for the database of this member, free some: {e}");
-                    if self.stuck.send_replace(Some(why.clone())).is_none() {
-                        tracing::error!("{why}");
-                    }
-                    tokio::time::sleep(AGAIN).await;
+            let written = write(&self.connection, group);
+            let Some(why) = written.as_ref().err().and_then(passing) else {
+                self.stuck.send_if_modified(|why| why.take().is_some());
+                if let Some(disk) = &self.disk {
+                    tokio::time::sleep(disk.takes(File::Log)).await;
                 }
-                written => {
-                    self.stuck.send_if_modified(|why| why.take().is_some());
-                    return written;
-                }
+                return written;
+            };
+            if self.stuck.send_replace(Some(why.clone())).is_none() {
+                tracing::error!("{why}");
             }
+            tokio::time::sleep(AGAIN).await;
         }
-    }
-
-    async fn attempt(&mut self, group: &mut [Op]) -> rusqlite::Result<()> {
-        let Some(disk) = self.disk.clone() else { return write(&self.connection, group) };
-        if disk.full(File::Log) {
-            return Err(no_room());
-        }
-        write(&self.connection, group)?;
-        tokio::time::sleep(disk.takes(File::Log)).await;
-        disk.synced(File::Log);
-        Ok(())
     }
 }
 
@@ -343,10 +346,12 @@ fn write(connection: &Connection, group: &[Op]) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// True if there was no room: SQLite says so of a write, but not of making a file longer for its shared memory.
-fn is_full(e: &rusqlite::Error) -> bool {
-    use rusqlite::{ErrorCode, ffi};
-    e.sqlite_error().is_some_and(|e| e.code == ErrorCode::DiskFull || e.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
+/// What could not be read; of the kind `Interrupted` if it may be later.
+fn unread(e: rusqlite::Error) -> io::Error {
+    match passing(&e) {
+        Some(why) => io::Error::new(io::ErrorKind::Interrupted, why),
+        None => other(e),
+    }
 }
 
 fn decode(bytes: &[u8]) -> io::Result<EntryOf<Types>> {
@@ -359,12 +364,12 @@ impl RaftLogReader<Types> for Log {
         range: R,
     ) -> Result<Vec<EntryOf<Types>>, io::Error> {
         let (first, last) = bounds(&range);
-        self.read(first, last, usize::MAX)
+        self.read_at_last(first, last, usize::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<EntryOf<Types>>, io::Error> {
         let (first, last) = bounds(&(start..end));
-        self.read(first, last, READ)
+        self.read_at_last(first, last, READ).await
     }
 
     async fn entries_stream<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
@@ -372,13 +377,12 @@ impl RaftLogReader<Types> for Log {
         range: R,
     ) -> impl Stream<Item = Result<EntryOf<Types>, io::Error>> + OptionalSend {
         let (log, (first, last)) = (self.clone(), bounds(&range));
-        let parts = stream::try_unfold(first, move |next| {
-            let found = log.read(next, last, READ);
-            let after = |entries: &Vec<EntryOf<Types>>| entries.last().map(|entry| entry.index() + 1);
-            future::ready(found.map(|entries| {
-                let next = after(&entries)?;
-                Some((stream::iter(entries.into_iter().map(Ok)), next))
-            }))
+        let parts = stream::try_unfold((log, first), move |(log, next)| async move {
+            let found = log.read_at_last(next, last, READ).await;
+            found.map(|entries| {
+                let after = entries.last()?.index() + 1;
+                Some((stream::iter(entries.into_iter().map(Ok)), (log, after)))
+            })
         });
         parts.try_flatten()
     }

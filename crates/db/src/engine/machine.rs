@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -25,13 +25,14 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::type_config::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::{EntryPayload, OptionalSend};
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::session::{ChangesetItem, ConflictAction, ConflictType};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::copy::{self, Copy};
-use super::disk::{Disk, File, no_room};
+use super::disk::{Disk, File, sql, write_anew};
 use super::log::other;
 use super::runtime::blocking;
 use super::types::{Applied, Command, Types};
@@ -119,6 +120,8 @@ struct Shared {
     /// A halted replica may try again now.
     go_on: Notify,
     stopping: watch::Sender<bool>,
+    /// Pages of the write-ahead log that are taken over at a time.
+    pages: u32,
     /// Given if it is simulated.
     disk: Option<Arc<dyn Disk>>,
 }
@@ -126,6 +129,10 @@ struct Shared {
 struct State {
     db: Connection,
     standing: Standing,
+    /// Pages in its write-ahead log.
+    pages: Arc<AtomicU32>,
+    /// Not all that is shown of the write-ahead log may come to the disk by itself.
+    doubtful: bool,
 }
 
 /// Where a replica stands; stored with it.
@@ -162,6 +169,10 @@ impl Halt {
 
 impl From<io::Error> for Halt {
     fn from(e: io::Error) -> Self {
+        if e.kind() == io::ErrorKind::InvalidData {
+            let why = format!("The database of this member is damaged and waits for a fresh copy: {e}");
+            return Halt { differs: true, ..Halt::because(why) };
+        }
         Halt::because(format!("The database of this member can't be written: {e}"))
     }
 }
@@ -191,25 +202,30 @@ pub(super) enum Fate {
     Forgotten,
 }
 
-/// Settings of every connection that writes to the replica's file.
+/// Settings of every connection that writes to the replica's file. Only the replica itself takes the write-ahead log
+/// over into the file ([`Machine::take_over`]): SQLite would do it whether the log can be trusted or not.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(Duration::from_secs(10))?;
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -1024;")?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -1024;
+         PRAGMA wal_autocheckpoint = 0;",
+    )?;
     db.set_prepared_statement_cache_capacity(64);
     Ok(db)
 }
 
 pub(super) fn load(db: &Connection) -> io::Result<Standing> {
     let value: Option<Vec<u8>> =
-        db.query_row("SELECT v FROM _raft WHERE k = 'standing'", [], |r| r.get(0)).optional().map_err(other)?;
+        db.query_row("SELECT v FROM _raft WHERE k = 'standing'", [], |r| r.get(0)).optional().map_err(sql)?;
     value.map_or_else(|| Ok(Standing::default()), |v| postcard::from_bytes(&v).map_err(other))
 }
 
 pub(super) fn store(db: &Connection, standing: &Standing) -> io::Result<()> {
     let value = postcard::to_stdvec(standing).map_err(other)?;
-    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft VALUES ('standing', ?)").map_err(other)?;
-    insert.execute([value]).map(drop).map_err(other)
+    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft VALUES ('standing', ?)").map_err(sql)?;
+    insert.execute([value]).map(drop).map_err(sql)
 }
 
 /// Makes sure that the file survives a power cut as it is now.
@@ -220,24 +236,30 @@ pub(super) fn make_durable(db: &Connection) -> io::Result<()> {
     if !db.is_autocommit() {
         let _ = db.execute_batch("ROLLBACK");
     }
-    db.execute_batch("PRAGMA synchronous = NORMAL").and(done).map_err(other)
+    db.execute_batch("PRAGMA synchronous = NORMAL").and(done).map_err(sql)
 }
 
 impl Machine {
-    /// Opens or creates the replica in the file `path`. The disk is given if it is simulated.
-    pub fn open(path: &Path, schema: Schema, disk: Option<Arc<dyn Disk>>) -> io::Result<Machine> {
+    /// Opens or creates the replica in the file `path`; so many pages of its write-ahead log are taken over into it at a
+    /// time. The disk is given if it is simulated.
+    pub fn open(path: &Path, schema: Schema, pages: u32, disk: Option<Arc<dyn Disk>>) -> io::Result<Machine> {
         copy::sweep(path.parent().unwrap_or(Path::new(".")))?;
-        let db = connect(path).map_err(other)?;
-        if disk.is_some() {
-            db.pragma_update(None, "wal_autocheckpoint", 0).map_err(other)?;
-        }
+        write_anew(path, disk.as_ref())?;
+        let mut db = connect(path).map_err(sql)?;
+        let in_log = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&in_log);
+        let noted = move |_: &mut Wal, pages: i32| {
+            count.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        };
+        db.wal_hook(Some(noted)).map_err(sql)?;
         db.execute_batch(
             "CREATE TABLE IF NOT EXISTS _raft (k TEXT PRIMARY KEY NOT NULL, v BLOB NOT NULL) WITHOUT ROWID;
              CREATE TABLE IF NOT EXISTS _raft_fates (base INTEGER PRIMARY KEY NOT NULL, txid BLOB NOT NULL);
              PRAGMA foreign_keys = OFF;",
         )
-        .map_err(other)?;
-        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(other)?;
+        .map_err(sql)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false).map_err(sql)?;
         let standing = load(&db)?;
         let shared = Shared {
             path: path.to_owned(),
@@ -252,8 +274,9 @@ impl Machine {
             halted: watch::Sender::new(None),
             go_on: Notify::new(),
             stopping: watch::Sender::new(false),
+            pages,
             disk,
-            state: Mutex::new(State { db, standing }),
+            state: Mutex::new(State { db, standing, pages: in_log, doubtful: false }),
         };
         Ok(Machine { shared: Arc::new(shared) })
     }
@@ -317,22 +340,34 @@ impl Machine {
         self.state().standing.clone()
     }
 
-    /// Refused if a simulated disk has no room.
-    fn room(&self) -> io::Result<()> {
-        match self.shared.disk.as_ref().is_some_and(|disk| disk.full(File::Replica)) {
-            true => Err(other(no_room())),
-            false => Ok(()),
+    /// Makes sure that the replica survives a power cut as it is now. The caller holds the gate.
+    fn sync(&self, state: &mut State) -> io::Result<()> {
+        self.with_sound_log(state, |state| make_durable(&state.db))
+    }
+
+    /// Takes the write-ahead log over into the file, as far as nobody reads there, if it is long. The caller holds the
+    /// gate.
+    fn take_over(&self, state: &mut State) {
+        if state.pages.load(Ordering::Relaxed) < self.shared.pages {
+            return;
+        }
+        let taken_over = self.with_sound_log(state, |state| {
+            state.db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(sql)
+        });
+        if let Err(e) = taken_over {
+            tracing::warn!("the changes of the database can't be taken over into its file yet: {e}");
         }
     }
 
-    /// Makes sure that the replica survives a power cut as it is now.
-    fn sync(&self, db: &Connection) -> io::Result<()> {
-        self.room()?;
-        make_durable(db)?;
-        if let Some(disk) = &self.shared.disk {
-            disk.synced(File::Replica);
+    /// Does what relies on the write-ahead log, which is written anew before if an error has put it in doubt.
+    fn with_sound_log<T>(&self, state: &mut State, f: impl FnOnce(&State) -> io::Result<T>) -> io::Result<T> {
+        if state.doubtful {
+            write_anew(&self.shared.path, self.shared.disk.as_ref())?;
+            state.doubtful = false;
         }
-        Ok(())
+        let done = f(state);
+        state.doubtful = done.is_err();
+        done
     }
 
     /// Ends all waiting: the database is being closed.
@@ -384,10 +419,9 @@ impl Machine {
 
     /// Applies entries in one transaction. If one of them can't be applied, none is.
     pub fn apply_all(&self, entries: &[EntryOf<Types>]) -> Result<Vec<Applied>, Halt> {
-        self.room()?;
         let _gate = self.gate();
         let mut state = self.state();
-        state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
+        state.db.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         let mut standing = state.standing.clone();
         let mut touched = Touched::Tables(BTreeSet::new());
         let applied = entries
@@ -396,7 +430,7 @@ impl Machine {
             .collect::<Result<Vec<_>, Halt>>()
             .and_then(|answers| {
                 store(&state.db, &standing)?;
-                state.db.execute_batch("COMMIT").map_err(other)?;
+                state.db.execute_batch("COMMIT").map_err(sql)?;
                 Ok(answers)
             });
         if !state.db.is_autocommit() {
@@ -405,6 +439,9 @@ impl Machine {
         if applied.is_ok() {
             self.publish(&standing, touched);
             state.standing = standing;
+            self.take_over(&mut state);
+        } else {
+            state.doubtful = true;
         }
         applied
     }
@@ -474,14 +511,14 @@ impl Machine {
         if !fits {
             return Ok(Trial::Nothing(command.not_applied(at.version)));
         }
-        state.db.execute_batch("BEGIN IMMEDIATE").map_err(other)?;
+        state.db.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         let tried = match command {
             Command::Write { changeset, .. } => apply_changeset(&state.db, changeset).map(drop),
             Command::Migrate { from, to, now_ms, .. } => {
                 self.migrate(&state.db, *from, *to, *now_ms).map_err(|halt| Misfit::Impossible(halt.why))
             }
         };
-        state.db.execute_batch("ROLLBACK").map_err(other)?;
+        state.db.execute_batch("ROLLBACK").map_err(sql)?;
         match tried {
             Ok(()) => Ok(Trial::Fits),
             Err(Misfit::Differs(_)) => Ok(Trial::Differs),
@@ -510,16 +547,15 @@ impl Machine {
             return Err(other("the database is being closed"));
         }
         let (copy, path) = Copy::place(self.dir());
-        let source = connect(self.path()).map_err(other)?;
-        source.execute("VACUUM INTO ?", [path.to_string_lossy()]).map_err(other)?;
-        let standing = load(&Connection::open(&path).map_err(other)?)?;
+        let source = connect(self.path()).map_err(sql)?;
+        source.execute("VACUUM INTO ?", [path.to_string_lossy()]).map_err(sql)?;
+        let standing = load(&Connection::open(&path).map_err(sql)?)?;
         Ok((standing, copy))
     }
 
     /// Puts a copy in the place of the replica; false if the copy is older and the replica stays.
     pub fn copy_in(&self, copy: &Copy) -> io::Result<bool> {
-        self.room()?;
-        let source = Connection::open(copy.path()?).map_err(other)?;
+        let source = Connection::open(copy.path()?).map_err(sql)?;
         let theirs = load(&source)?;
         let _gate = self.gate();
         let mut state = self.state();
@@ -532,11 +568,12 @@ impl Machine {
         }
         rusqlite::backup::Backup::new(&source, &mut state.db)
             .and_then(|backup| backup.run_to_completion(1000, Duration::ZERO, None))
-            .map_err(other)?;
-        // The log is cut where the copy ends.
-        self.sync(&state.db)?;
-        state.standing = load(&state.db)?;
+            .map_err(sql)
+            .inspect_err(|_| state.doubtful = true)?;
+        state.standing = theirs;
         self.publish(&state.standing, Touched::All);
+        // The log is cut where the copy ends.
+        self.sync(&mut state)?;
         self.shared.halted.send_replace(None);
         self.shared.go_on.notify_waiters();
         Ok(true)
@@ -623,7 +660,7 @@ pub(super) fn apply_changeset<'a>(db: &Connection, changeset: &'a [u8]) -> Resul
     };
     let Err(e) = db.apply_strm(&mut &changeset[..], None::<fn(&str) -> bool>, conflict) else { return Ok(tables) };
     match found.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        None => Err(Misfit::Failed(other(e))),
+        None => Err(Misfit::Failed(sql(e))),
         Some((ConflictType::SQLITE_CHANGESET_CONSTRAINT, table)) => Err(Misfit::Impossible(format!(
             "Rows of the table \"{table}\" can't be changed one after the other without breaking a constraint"
         ))),
@@ -632,15 +669,15 @@ pub(super) fn apply_changeset<'a>(db: &Connection, changeset: &'a [u8]) -> Resul
 }
 
 fn remember(db: &Connection, index: u64, base: u64, txid: &[u8; 16]) -> io::Result<()> {
-    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft_fates VALUES (?, ?)").map_err(other)?;
-    insert.execute(params![base.cast_signed(), txid]).map_err(other)?;
-    let mut forget = db.prepare_cached("DELETE FROM _raft_fates WHERE base < ?").map_err(other)?;
-    forget.execute([index.saturating_sub(FATES).cast_signed()]).map(drop).map_err(other)
+    let mut insert = db.prepare_cached("INSERT OR REPLACE INTO _raft_fates VALUES (?, ?)").map_err(sql)?;
+    insert.execute(params![base.cast_signed(), txid]).map_err(sql)?;
+    let mut forget = db.prepare_cached("DELETE FROM _raft_fates WHERE base < ?").map_err(sql)?;
+    forget.execute([index.saturating_sub(FATES).cast_signed()]).map(drop).map_err(sql)
 }
 
 fn written_on(db: &Connection, base: u64) -> io::Result<Option<[u8; 16]>> {
-    let mut select = db.prepare_cached("SELECT txid FROM _raft_fates WHERE base = ?").map_err(other)?;
-    select.query_row([base.cast_signed()], |r| r.get(0)).optional().map_err(other)
+    let mut select = db.prepare_cached("SELECT txid FROM _raft_fates WHERE base = ?").map_err(sql)?;
+    select.query_row([base.cast_signed()], |r| r.get(0)).optional().map_err(sql)
 }
 
 /// What is said of an entry that a copy brought along.
@@ -694,11 +731,12 @@ impl RaftSnapshotBuilder<Types> for Machine {
             let machine = self.clone();
             let durable = move || {
                 let _gate = machine.gate();
-                let state = machine.state();
-                machine.sync(&state.db).map(|()| meta(state.standing.clone()))
+                let mut state = machine.state();
+                machine.sync(&mut state).map(|()| meta(state.standing.clone()))
             };
             match blocking(durable).await? {
                 Ok(meta) => return Ok(SnapshotOf::<Types, Copy> { meta, snapshot: Copy::default() }),
+                Err(e) if e.kind() == io::ErrorKind::InvalidData => self.halt(e.into()),
                 Err(e) => tracing::warn!("the log of the database can't be cut yet: {e}"),
             }
             self.pause().await?;

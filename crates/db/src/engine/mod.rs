@@ -101,6 +101,8 @@ pub struct Options {
     /// The incarnation of a database that this member has given up, in order to get that of another one under the same
     /// id: it has forgotten what it had acknowledged and promised there. 0 if none.
     pub given_up: u64,
+    /// Pages of the write-ahead logs that are taken over into their files at a time.
+    pub pages: u32,
     /// The disk, if it is simulated.
     pub disk: Option<Arc<dyn Disk>>,
 }
@@ -116,6 +118,7 @@ impl Options {
             patience: Duration::from_secs(10),
             keep: 5000,
             given_up: 0,
+            pages: disk::PAGES,
             disk: None,
         }
     }
@@ -210,8 +213,8 @@ impl Db {
     pub async fn open(options: Options, transport: Arc<dyn Transport>) -> Result<Db> {
         std::fs::create_dir_all(&options.dir)?;
         let lock = Arc::new(lock(&options.dir)?);
-        let machine = Machine::open(&options.dir.join("db.bin"), options.schema, options.disk.clone())?;
-        let log = log::Log::open(&options.dir.join("raft.db"), options.disk.clone())?;
+        let machine = Machine::open(&options.dir.join("db.bin"), options.schema, options.pages, options.disk.clone())?;
+        let log = log::Log::open(&options.dir.join("raft.db"), options.pages, options.disk.clone())?;
         let voted = log.vote()?.is_some();
         let (stuck, slow_writes) = (log.watch_stuck(), log.slow_writes());
         let open = log.open_here();

@@ -10,6 +10,7 @@ use openraft::type_config::alias::{LeaderIdOf, StoredMembershipOf, VoteOf};
 use openraft::vote::{RaftLeaderId as _, RaftVote as _};
 use rusqlite::{Connection, OpenFlags};
 
+use super::disk::PAGES;
 use super::log::Log;
 use super::machine::{Machine, Standing, load, make_durable, store};
 use super::runtime::random;
@@ -50,7 +51,7 @@ pub fn keep_closed(dir: &Path) -> Result<Closed> {
 }
 
 fn open(dir: &Path) -> Result<Log> {
-    Ok(Log::open(&dir.join("raft.db"), None)?)
+    Ok(Log::open(&dir.join("raft.db"), PAGES, None)?)
 }
 
 /// The members of the database in the folder `dir`, as its files tell. Refused while a server uses it.
@@ -103,7 +104,7 @@ impl Settled {
         let closed = keep_closed(dir)?;
         let log = open(dir)?;
         let path = dir.join("db.bin");
-        let machine = Machine::open(&path, schema, None)?;
+        let machine = Machine::open(&path, schema, PAGES, None)?;
         for entries in log.entries(machine.standing().last.map_or(0, |id| id.index())) {
             machine.apply_all(&entries?).map_err(|halt| Error::internal(halt.why))?;
         }

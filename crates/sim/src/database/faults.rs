@@ -8,11 +8,10 @@ use db::members::{Event, State};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::disk::{End, QUICK};
+use super::disk::{End, Fails, SOUND};
 use super::load::Load;
 use super::net::{FAIR, Weather};
 use super::world::World;
-use crate::breaks::Break;
 
 /// Things go wrong for so many seconds.
 pub async fn happen(world: &Arc<World>, load: &Arc<Load>, seconds: f64) {
@@ -57,18 +56,15 @@ impl Faults {
         self.one_of(&there)
     }
 
-    fn power_cut(&self) -> End {
-        if self.world.broken == Some(Break::LyingDisks) { End::Lied } else { End::PowerCut }
-    }
-
     async fn one(&mut self) {
         let ids = self.world.ids();
         match self.chance.random_range(0..22) {
             0..2 => self.end_one(End::Killed),
-            2..4 => self.end_one(self.power_cut()),
+            2 => self.end_one(End::PowerCut),
+            3 => self.end_in_the_middle(),
             4 => {
                 for id in ids {
-                    self.world.end(id, self.power_cut());
+                    self.world.end(id, End::PowerCut);
                 }
             }
             5 => {
@@ -103,6 +99,14 @@ impl Faults {
         if let Some(id) = self.somebody() {
             self.world.end(id, end);
         }
+    }
+
+    /// The power of a member goes in the middle of what it writes.
+    fn end_in_the_middle(&mut self) {
+        let things = self.chance.random_range(0..60);
+        let Some((id, disk)) = self.somebody().and_then(|id| Some((id, self.world.disk(id)?))) else { return };
+        self.world.note(format_args!("member {id} writes {things} times until its power goes"));
+        disk.goes_after(things);
     }
 
     fn cut(&mut self, ids: &[u64]) {
@@ -144,19 +148,28 @@ impl Faults {
     fn trouble_a_disk(&mut self) {
         let ids = self.world.ids();
         let Some((id, disk)) = self.one_of(&ids).and_then(|id| Some((id, self.world.disk(id)?))) else { return };
-        match self.chance.random_range(0..4) {
+        match self.chance.random_range(0..6) {
             0 => {
                 self.world.note(format_args!("the disk of member {id} is full"));
-                disk.fill(true);
+                disk.fill();
             }
             1 => {
                 self.world.note(format_args!("the disk of member {id} is slow"));
                 disk.takes(50_000, 3_000_000);
             }
+            2 | 3 => {
+                let often = [0.02, 0.2, 1.0][self.chance.random_range(0..3)];
+                let fails = match self.chance.random_range(0..4) {
+                    0 => Fails { writing: often, ..SOUND },
+                    1 => Fails { reading: often / 10.0, ..SOUND },
+                    _ => Fails { syncing: often, ..SOUND },
+                };
+                self.world.note(format_args!("the disk of member {id} fails: {fails:?}"));
+                disk.fail(fails);
+            }
             _ => {
                 self.world.note(format_args!("the disk of member {id} is well"));
-                disk.fill(false);
-                disk.takes(QUICK.0, QUICK.1);
+                disk.mend();
             }
         }
     }

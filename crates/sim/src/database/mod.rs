@@ -4,6 +4,7 @@ mod disk;
 mod faults;
 mod load;
 mod net;
+mod pending;
 mod template;
 mod world;
 
@@ -17,7 +18,7 @@ use db::engine::runtime::{simulate, simulate_no_more};
 use db::members::State;
 use rand::RngExt as _;
 
-use self::disk::{End, QUICK};
+use self::disk::End;
 use self::load::Load;
 use self::net::FAIR;
 use self::world::World;
@@ -112,8 +113,7 @@ async fn through(world: &Arc<World>) -> Ended {
     world.net.mend();
     world.net.set_weather(FAIR);
     for disk in world.ids().into_iter().filter_map(|id| world.disk(id)) {
-        disk.fill(false);
-        disk.takes(QUICK.0, QUICK.1);
+        disk.mend();
     }
     // By then those that were being shut down are, on whatever disk.
     world.wait(10.0).await;

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use super::disk::{End, SimDisk};
+use super::disk::{End, SimDisk, Unsafe};
 use super::net::{Dialler, Net, Reached};
 use crate::breaks::Break;
 use crate::trace::Trace;
@@ -36,11 +36,16 @@ pub struct World {
     machines: Mutex<BTreeMap<u64, Machine>>,
     /// Entries between two cuts of the log.
     keep: u64,
+    /// Pages of a write-ahead log that are taken over into its file at a time.
+    pages: u32,
 }
 
 struct Machine {
     life: u64,
     disk: Arc<SimDisk>,
+    /// What the next life finds that is not safe.
+    files: Unsafe,
+    _mounted: vfs::Mounted,
 }
 
 impl World {
@@ -49,8 +54,11 @@ impl World {
         let mut chance = StdRng::seed_from_u64(seed);
         let net = Net::new(StdRng::from_rng(&mut chance));
         let keep = chance.random_range(20..200);
+        // As SQLite names it.
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let pages = chance.random_range(5..200);
         let (chance, machines) = (Mutex::new(chance), Mutex::default());
-        Arc::new(World { trace, net, broken, began: Instant::now(), dir: dir.to_owned(), chance, machines, keep })
+        Arc::new(World { trace, net, broken, began: Instant::now(), dir, chance, machines, keep, pages })
     }
 
     /// Time since the beginning.
@@ -105,9 +113,11 @@ impl World {
 
     /// Starts a member with what is left of its files.
     pub async fn start(self: &Arc<Self>, id: u64) -> Result<Db> {
-        let life = self.machines().get(&id).map_or(1, |machine| machine.life + 1);
+        let before = self.machines().remove(&id);
+        let (life, files) = before.map_or((1, Unsafe::new()), |machine| (machine.life + 1, machine.files));
         let dir = self.folder(id, life);
-        let disk = Arc::new(SimDisk::new(&dir, self.chance()));
+        let disk = Arc::new(SimDisk::new(&dir, self.chance(), files, self.broken));
+        let mounted = vfs::mount(&dir, disk.clone()).map_err(api::Error::internal)?;
         let dialler = Dialler { net: Arc::downgrade(&self.net), from: id, life };
         let links = Arc::new(Links::new(Arc::new(dialler)));
         let health = Arc::new(Health::new(id, links.clone(), PROGRAM));
@@ -115,17 +125,28 @@ impl World {
             heartbeat: Duration::from_millis(300),
             patience: Duration::from_secs(6),
             keep: self.keep,
+            pages: self.pages,
             disk: Some(disk.clone()),
             ..Options::new(dir, id, SCHEMA)
         };
-        self.machines().insert(id, Machine { life, disk });
+        let machine = Machine { life, disk: disk.clone(), files: Unsafe::new(), _mounted: mounted };
+        self.machines().insert(id, machine);
         let db = Db::open(options, links).await?;
         if self.broken != Some(Break::IdleLeader) {
             tokio::spawn(health.clone().run(db.clone()));
         }
         self.net.plug_in(id, Reached { life, db: db.clone(), health });
         self.note(format_args!("member {id} has started"));
+        tokio::spawn(self.clone().end_without_power(id, disk));
         Ok(db)
+    }
+
+    /// Ends a member when its power goes in the middle of something.
+    async fn end_without_power(self: Arc<Self>, id: u64, disk: Arc<SimDisk>) {
+        disk.gone().await;
+        if self.disk(id).is_some_and(|now| Arc::ptr_eq(&now, &disk)) {
+            self.end(id, End::PowerCut);
+        }
     }
 
     /// Ends a member; its next life has what is left of the files.
@@ -153,10 +174,11 @@ impl World {
     }
 
     fn leave(&self, id: u64, end: End) {
-        let machines = self.machines();
-        let Some(machine) = machines.get(&id) else { return };
-        if let Err(e) = machine.disk.leave(&self.folder(id, machine.life + 1), end) {
-            self.trace.violated(self.now(), "the simulation", format_args!("files of member {id}: {e}"));
+        let mut machines = self.machines();
+        let Some(machine) = machines.get_mut(&id) else { return };
+        match machine.disk.leave(&self.folder(id, machine.life + 1), end) {
+            Ok(files) => machine.files = files,
+            Err(e) => self.trace.violated(self.now(), "the simulation", format_args!("files of member {id}: {e}")),
         }
     }
 
