@@ -74,7 +74,7 @@ pub fn members(dir: &Path) -> Result<Members> {
         learners: standing.membership.nodes().map(|(id, _)| *id).filter(|id| !voters.contains(id)).collect(),
         voters: voters.into_iter().collect(),
         term: log.vote()?.map_or(0, |vote| vote.leader_id().term()),
-        last_log: last.map_or((0, 0), |id| (id.committed_leader_id().term(), id.index())),
+        last_log: last.map_or((0, 0), |id| (id.committed_leader_id().term, id.index())),
         applied: standing.last.map_or(0, |id| id.index()),
         schema: standing.version,
         incarnation: standing.incarnation,
@@ -158,7 +158,7 @@ pub async fn restore(
     let db = super::machine::connect(&settled.path).map_err(failed)?;
     let last = load(&db)?.last;
     // It is elected in a term that is newer than all that it has.
-    let term = last.map_or(0, |id| id.committed_leader_id().term()) + 1;
+    let term = last.map_or(0, |id| id.committed_leader_id().term) + 1;
     log.save_vote(&VoteOf::<Types>::from_leader_id(LeaderIdOf::<Types>::new(term, id), false)).await?;
     drop(log);
     db.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;

@@ -33,7 +33,7 @@ impl Letter {
 /// Leaders speak with a vote that a majority has given, candidates with one that they ask for.
 fn spoken(from: u64, vote: &VoteOf<Types>, leads: bool) -> Wrong {
     match () {
-        () if vote.leader_id.node_id != from => Some("A member speaks for another one"),
+        () if vote.leader_id.voted_for != from => Some("A member speaks for another one"),
         () if vote.committed != leads => Some("A candidate speaks as a leader, or a leader as a candidate"),
         () if vote.leader_id.term > FAR => Some("There can't have been so many elections"),
         () => None,
@@ -44,7 +44,7 @@ fn spoken(from: u64, vote: &VoteOf<Types>, leads: bool) -> Wrong {
 fn later(entry: Option<&LogIdOf<Types>>, vote: &VoteOf<Types>) -> Wrong {
     let entry = entry?;
     match () {
-        () if entry.leader_id > vote.leader_id => Some("An entry is of a later leader than who sends it"),
+        () if entry.leader_id.term > vote.leader_id.term => Some("An entry is of a later leader than who sends it"),
         () if entry.index > FAR => Some("There can't be so many entries"),
         () => None,
     }
@@ -105,7 +105,7 @@ mod tests {
     type Id = LogIdOf<Types>;
 
     fn id(term: u64, index: u64) -> Id {
-        LogId { leader_id: vote(term, 2).leader_id, index }
+        LogId { leader_id: term.into(), index }
     }
 
     fn vote(term: u64, node: u64) -> VoteOf<Types> {

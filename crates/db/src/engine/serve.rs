@@ -166,8 +166,8 @@ impl Db {
         {
             let metrics = self.raft.metrics();
             let known = metrics.borrow_watched();
-            let own_entry = known.last_applied.as_ref()?.committed_leader_id();
-            let leads = known.state.is_leader() && *own_entry == *known.vote.leader_id();
+            let own_entry = known.last_applied.as_ref()?.committed_leader_id().term;
+            let leads = known.state.is_leader() && own_entry == known.current_term;
             if !leads || self.handing_over.load(Ordering::SeqCst) == known.current_term {
                 return None;
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use openraft::impls::EmptyNode;
+use openraft::impls::{EmptyNode, leader_id_std};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     VoteRequest, VoteResponse,
@@ -11,8 +11,14 @@ use openraft::type_config::alias::{SnapshotMetaOf, VoteOf};
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
-    /// The types that the Raft library is used with.
-    pub Types: D = Command, R = Applied, Node = EmptyNode, AsyncRuntime = super::runtime::Runtime
+    /// The types that the Raft library is used with. Leaders are those of Raft as it was published: one in a term. The
+    /// library would let a majority change its mind within one.
+    pub Types:
+        D = Command,
+        R = Applied,
+        Node = EmptyNode,
+        LeaderId = leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = super::runtime::Runtime
 );
 
 pub(super) type Raft = openraft::Raft<Types, super::machine::Machine>;
