@@ -111,7 +111,7 @@ async fn counted(db: &Db) -> i64 {
 }
 
 /// Short, for tests in which leaders change.
-const HEARTBEAT: Duration = Duration::from_millis(40);
+const HEARTBEAT: Duration = Duration::from_millis(80);
 /// Long, for tests in which the first one is to lead, also when there is little time for it.
 const CALM: Duration = Duration::from_millis(500);
 

@@ -26,6 +26,8 @@ pub struct Status {
     pub quorum: bool,
     /// Members that vote.
     pub voters: Vec<u64>,
+    /// True while those who vote are being changed: majorities of the ones before and of the ones after are needed.
+    pub changing: bool,
     /// Members that hold the database and do not vote.
     pub learners: Vec<u64>,
     /// The last entry in this member's log.
@@ -108,6 +110,7 @@ impl Db {
             leader: metrics.current_leader.filter(|_| quorum),
             quorum,
             voters: voters.into_iter().collect(),
+            changing: membership.get_joint_config().len() > 1,
             learners,
             last_log: metrics.last_log_index.unwrap_or(0),
             applied: *self.machine.watch_applied().borrow(),

@@ -122,7 +122,6 @@ impl World {
         let links = Arc::new(Links::new(Arc::new(dialler)));
         let health = Arc::new(Health::new(id, links.clone(), PROGRAM));
         let options = Options {
-            heartbeat: Duration::from_millis(300),
             patience: Duration::from_secs(6),
             keep: self.keep,
             pages: self.pages,

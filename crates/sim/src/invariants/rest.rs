@@ -1,5 +1,5 @@
-//! When all is mended, everything comes to rest: all members know the same leader, all have applied the same, and none is
-//! halted.
+//! When all is mended, everything comes to rest: all members know the same leader, all have applied the same, none is
+//! halted, and the voters are not being changed.
 
 use db::Status;
 
@@ -26,6 +26,9 @@ pub fn unrest(members: &[Status]) -> Option<String> {
         }
         if (&status.voters, &status.learners) != (&first.voters, &first.learners) {
             return Some(format!("members {} and {id} know different voters", first.id));
+        }
+        if status.changing {
+            return Some(format!("a change of the voters is under way on member {id}"));
         }
     }
     None
@@ -54,6 +57,7 @@ mod tests {
             (Status { halted: Some("full".into()), ..good(2) }, "halted: full"),
             (Status { diverged: true, ..good(2) }, "differs"),
             (Status { voters: vec![1], ..good(2) }, "different voters"),
+            (Status { changing: true, ..good(2) }, "under way on member 2"),
         ] {
             let found = unrest(&[good(1), bad]).expect(told);
             assert!(found.contains(told), "{found}");
