@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod channel;
 pub mod clock;
+pub mod confine;
 pub mod enter;
 pub mod icmp;
 pub mod lxc;

@@ -5,13 +5,14 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use crate::confine::{self, Capabilities};
+
 /// Applies rules in `nft`'s language, all of them or none.
 ///
 /// # Errors
 /// When `nft` is missing, or in its own words when it or the kernel refuses the rules.
 pub fn apply(rules: &str) -> io::Result<()> {
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
+    let mut child = nft(&["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -63,7 +64,13 @@ pub fn version() -> io::Result<String> {
 }
 
 fn run(args: &[&str]) -> io::Result<Output> {
-    Command::new("nft").args(args).stdin(Stdio::null()).output().map_err(missing)
+    nft(args).stdin(Stdio::null()).output().map_err(missing)
+}
+
+fn nft(args: &[&str]) -> Command {
+    let mut command = Command::new("nft");
+    confine::command(command.args(args), Capabilities::NET_ADMIN);
+    command
 }
 
 fn checked(output: &Output, what: &str) -> io::Result<()> {

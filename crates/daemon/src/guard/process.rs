@@ -19,6 +19,7 @@ use drivers::storage::lease::{Held, Renewed, State as LeaseState};
 use host::cgroup::Hierarchies;
 use host::channel::Channel;
 use host::clock::since_boot;
+use host::confine::{self, Capabilities};
 use host::watchdog::Watchdog;
 use incus_core::guard::{Lease, Quorum, Why, must_end, out_of_hand};
 
@@ -33,6 +34,8 @@ const GIVING_BACK: Duration = Duration::from_secs(5);
 /// After so many seconds without a word from the guard the watchdog resets the machine. What can't be ended is seen
 /// [`out_of_hand`] seven tenths of a lease's time after its last renewal; others take it after fifteen.
 const WATCHDOG: i32 = 5;
+/// What it does is to end processes of others, to write where its leases lie, and to keep its memory in place.
+const KEPT: Capabilities = confine::FILES.union(Capabilities::KILL).union(Capabilities::IPC_LOCK);
 /// The path of the watchdog, for tests and for machines with several; empty for none.
 const WATCHDOG_PATH: &str = "INCUS_WATCHDOG";
 
@@ -84,8 +87,10 @@ pub fn main(socket: &Path) -> Result<()> {
     let listener = UnixListener::bind(socket).context(format!("Listening on {}", socket.display()))?;
     // Who may tell the guard what to do may do anything here.
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    let refused = host::urgent::claim();
+    confine::keep(KEPT).context("Giving up what a guard doesn't need")?;
     let guard = Guard::new();
-    for refused in host::urgent::claim() {
+    for refused in refused {
         guard.say(format!("going on without {refused}"));
     }
     guard.say("guarding".to_owned());

@@ -38,6 +38,7 @@ fn with_our_client() -> Result<()> {
     beside::logs_and_metadata(&cluster)?;
     raw::protocol(&cluster)?;
     raw::sftp(&cluster)?;
+    confined::helpers_keep_what_the_manual_says(&cluster)?;
     exec::daemon_is_killed(&mut cluster)
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use lab::{Cluster, Result};
+use russh_sftp::client::SftpSession;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -163,22 +164,27 @@ async fn secrets_are_not_told(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The files of an instance by SFTP, over the first member's unix socket.
+pub async fn open_sftp(cluster: &Cluster, name: &str) -> Result<SftpSession> {
+    let mut socket = UnixStream::connect(cluster.lab.machines[0].incus_dir().join("unix.socket")).await?;
+    let head = format!(
+        "GET /1.0/instances/{name}/sftp HTTP/1.1\r\nHost: incus\r\nConnection: Upgrade\r\nUpgrade: sftp\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(socket.read_u8().await?);
+    }
+    let answer = String::from_utf8(answer)?;
+    assert!(answer.starts_with("HTTP/1.1 101") && answer.to_lowercase().contains("upgrade: sftp"), "{answer}");
+    Ok(SftpSession::new(socket).await?)
+}
+
 /// SFTP over an upgraded connection, from the member that does not have the instance, by a client of others.
 #[tokio::main]
 pub async fn sftp(cluster: &Cluster) -> Result<()> {
     for name in ["c1", "s1"] {
-        let mut socket = UnixStream::connect(cluster.lab.machines[0].incus_dir().join("unix.socket")).await?;
-        let head = format!(
-            "GET /1.0/instances/{name}/sftp HTTP/1.1\r\nHost: incus\r\nConnection: Upgrade\r\nUpgrade: sftp\r\n\r\n"
-        );
-        socket.write_all(head.as_bytes()).await?;
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            answer.push(socket.read_u8().await?);
-        }
-        let answer = String::from_utf8(answer)?;
-        assert!(answer.starts_with("HTTP/1.1 101") && answer.to_lowercase().contains("upgrade: sftp"), "{answer}");
-        let sftp = russh_sftp::client::SftpSession::new(socket).await?;
+        let sftp = open_sftp(cluster, name).await?;
         let data: Vec<u8> = (0..2_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
         let mut file = sftp.create("/tmp/by-sftp").await?;
         file.write_all(&data).await?;

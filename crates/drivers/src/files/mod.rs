@@ -46,5 +46,6 @@ pub fn serve(place: &Place) -> Result<()> {
     };
     // Modes are those that clients ask for.
     rustix::process::umask(rustix::fs::Mode::empty());
+    host::confine::keep(host::confine::FILES).context("Giving up what files don't need")?;
     server::run(socket.into(), alive)
 }

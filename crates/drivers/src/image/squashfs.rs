@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use api::error::Context as _;
 use api::{Error, Result};
+use host::confine::{self, Capabilities};
 
 use super::room::{ENTRY, Room};
 use super::unpack::Unpack;
@@ -19,6 +20,8 @@ const LINE: u64 = 64 << 10;
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new("unsquashfs");
     command.args(args).stdin(Stdio::null()).env("LC_ALL", "C");
+    // What it reads is made by others.
+    confine::command_alone(&mut command, confine::FILES.union(Capabilities::MKNOD).union(Capabilities::SETFCAP));
     command
 }
 
@@ -138,4 +141,45 @@ fn remove_devices(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn unsquashfs_has_what_files_need_and_no_network() {
+        if !rustix::process::geteuid().is_root() || Command::new("unsquashfs").arg("-version").output().is_err() {
+            return eprintln!("SKIPPED: this needs root and unsquashfs");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody writes: it waits, and can be looked at.
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        let mut child = command(&["-cat"]).arg(&fifo).arg("x").stderr(Stdio::null()).spawn().unwrap();
+        let of = |key: &str| host::process::status(child.id(), key).unwrap_or_default();
+        let begun = Instant::now();
+        while of("Name") != "unsquashfs" && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let seen = ["Name", "CapEff", "CapBnd", "NoNewPrivs"].map(of);
+        let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        let alone = network(&child.id().to_string()) != network("self");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // chown to fsetid, mknod, setfcap.
+        let kept = format!("{:016x}", 0b1_1111 | 1 << 27 | 1_u64 << 31);
+        assert_eq!(seen, ["unsquashfs", &kept, &kept, "1"]);
+        assert!(alone);
+    }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use api::error::{Context as _, Kind};
 use api::{Error, Result};
 use host::channel::Channel;
+use host::confine::{self, Capabilities};
 use host::lxc::{Attach, Container, Refused};
 use host::mounts;
 use host::process::Process;
@@ -35,6 +36,8 @@ pub fn main() -> Result<()> {
             match attached {
                 Err(e) => channel.send(&Executed::Err(refusal(e)), &[])?,
                 Ok(program) => {
+                    // It has all that it gets; from now on there is nothing to do but to wait for it.
+                    confine::keep(Capabilities::empty())?;
                     channel.send(&Executed::Ok(program.pid), &[])?;
                     // Until the daemon has a hold of the program it must not be gone. If it is the daemon that
                     // is gone, the program is still waited for.
@@ -87,5 +90,6 @@ fn refusal(refused: Refused) -> (u16, String) {
 
 fn enter(init: u32) -> io::Result<()> {
     let init = Process::open(init)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    mounts::enter(&init)
+    mounts::enter(&init)?;
+    confine::keep(confine::FILES.union(Capabilities::SYS_ADMIN))
 }

@@ -3,6 +3,7 @@
 use std::{io, process::Command};
 
 use super::Net;
+use crate::confine::{self, Capabilities};
 
 impl Net {
     /// Limits what leaves and what enters a link of the calling thread's namespace, in bit/s; none is no limit.
@@ -33,7 +34,9 @@ impl Net {
 }
 
 fn tc(args: &[&str]) -> io::Result<()> {
-    let output = Command::new("tc").args(args).output().map_err(|e| match e.kind() {
+    let mut command = Command::new("tc");
+    confine::command(command.args(args), Capabilities::NET_ADMIN);
+    let output = command.output().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => io::Error::new(
             e.kind(),
             "Network limits need the program \"tc\" (package iproute2), which is not installed",
