@@ -52,6 +52,29 @@ pub struct Health {
     different: Mutex<HashMap<u64, u32>>,
 }
 
+/// What a round goes by, kept until the database changes.
+#[derive(Default)]
+struct Rows {
+    /// The [revision](Db::revision) of the database that it was read from, or an older one; none before the first round.
+    revision: Option<u64>,
+    recorded: Vec<Recorded>,
+    config: Config,
+    members: Vec<Member>,
+}
+
+impl Rows {
+    async fn renew(rows: &mut Arc<Rows>, db: &Db) -> Result<()> {
+        let revision = Some(db.revision());
+        if rows.revision != revision {
+            let (recorded, config, members) = db
+                .peek(|tx| Ok((db::versions::list(tx)?, db::config::get(tx)?, db::members::list(tx)?)))
+                .await?;
+            *rows = Arc::new(Rows { revision, recorded, config, members });
+        }
+        Ok(())
+    }
+}
+
 /// What a member said of itself in its last answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Said {
@@ -207,33 +230,36 @@ impl Health {
 
     /// Runs until the database shuts down.
     pub async fn run(self: Arc<Self>, db: Db) {
-        let mut rounds: u64 = 0;
+        let (mut rounds, mut rows) = (0, Arc::default());
         loop {
             tokio::time::sleep(ROUND).await;
             if !db.status().leads() {
                 continue;
             }
             rounds += 1;
-            if let Err(e) = self.round(&db, rounds).await {
+            if let Err(e) = self.round(&db, rounds, &mut rows).await {
                 tracing::debug!("health: {e}");
             }
         }
     }
 
-    async fn round(&self, db: &Db, rounds: u64) -> Result<()> {
-        let (recorded, config) = db.peek(|tx| Ok((db::versions::list(tx)?, db::config::get(tx)?))).await?;
-        let answered = self.ask_all(&recorded, db.incarnation()).await;
-        record(db, &recorded, &answered).await?;
-        self.go_on(db, &recorded, &config, &answered).await?;
+    async fn round(&self, db: &Db, rounds: u64, rows: &mut Arc<Rows>) -> Result<()> {
+        Rows::renew(rows, db).await?;
+        let before = rows.clone();
+        let Rows { recorded, config, .. } = &*before;
+        let answered = self.ask_all(recorded, db.incarnation()).await;
+        record(db, recorded, &answered).await?;
+        self.go_on(db, recorded, config, &answered).await?;
         if self.program.fit(db.wanted_version()) != Fit::Serves {
             return self.leave_the_lead(db, &answered).await;
         }
-        let members = db.peek(db::members::list).await?;
-        self.settle_roles(db, &members, &config).await?;
-        self.settle_members(db, &members).await?;
+        Rows::renew(rows, db).await?;
+        let Rows { members, .. } = &**rows;
+        self.settle_roles(db, members, config).await?;
+        self.settle_members(db, members).await?;
         // The table is for people and for the next leader; the members themselves know better. It is written
         // as often as Incus writes it.
-        let every = (threshold_ms(&config) / 2000).max(1);
+        let every = (threshold_ms(config) / 2000).max(1);
         if members.len() > 1 && rounds.is_multiple_of(every) {
             let heard: Vec<(i64, Timestamp)> =
                 members.iter().filter_map(|m| Some((m.id, self.last_heard(m)?))).collect();
