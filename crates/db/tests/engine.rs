@@ -14,6 +14,7 @@ use db::engine::{Disk, DiskFile, offline};
 use db::{Alone, Change, Db, Options, Schema, Status, Transport, Tx};
 use futures::future::BoxFuture;
 use rusqlite::Connection;
+use tokio::sync::watch;
 
 // ---- a network ---------------------------------------------------------------------------------------------
 
@@ -23,6 +24,8 @@ struct Net {
     cut: Mutex<HashSet<u64>>,
     /// Loses one request or answer in five, and delivers one request in ten twice.
     bad: AtomicBool,
+    /// Keeps requests in which this text stands until it is none; they arrive then.
+    held: watch::Sender<Option<&'static str>>,
 }
 
 struct Plug(Arc<Net>, u64);
@@ -43,6 +46,8 @@ impl Net {
         if self.is_cut(from, to) || self.lose() {
             return std::future::pending().await;
         }
+        let held = |text: &Option<&str>| text.is_some_and(|t| request.windows(t.len()).any(|w| w == t.as_bytes()));
+        self.held.subscribe().wait_for(|text| !held(text)).await.map_err(|e| Error::unavailable(e.to_string()))?;
         if self.lose() {
             drop(there.serve(request.clone()).await);
         }
@@ -334,7 +339,7 @@ async fn a_lie_about_the_log_stops_a_member_that_says_so_and_goes_on_when_it_is_
     assert_eq!(db.write(add_one).await, Ok(1));
     // The member 2, as the leader of the term 127, sends a copy as of the entry 1: no copy is older than what was agreed on.
     db.serve(Bytes::from_static(&[2, 0, 3, 7, 0, 1, b'x'])).await.unwrap();
-    let copy = Bytes::from_static(&[2, 0, 4, 7, 1, 127, 2, 1, 1, 127, 2, 1, 0, 0, 0, 0]);
+    let copy = Bytes::from_static(&[2, 0, 4, 7, 1, 127, 1, 2, 1, 1, 127, 1, 0, 0, 0, 0]);
     let _ = tokio::time::timeout(Duration::from_secs(10), db.serve(copy)).await;
     until("it says that it has ended", async || db.status().ended).await;
     let status = db.status();
@@ -373,6 +378,22 @@ async fn a_write_waits_until_the_log_is_cut_and_opened_again() {
 
 /// Writes that have to get through, however long that takes on the machine at hand.
 const ENOUGH: u64 = 60;
+
+/// Who is told that a write can't be confirmed looks what became of it and acts on that, as by removing the files of a row
+/// that is not there. What was sent may still be under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_was_given_up_does_not_come_true_after_a_read_that_does_not_show_it() {
+    let (cluster, members) = calm_three(OLD).await;
+    let follower = &members[1];
+    let late = |tx: &Tx<'_>| number(tx, "SELECT count(*) FROM parent WHERE name = 'late'");
+    cluster.net.held.send_replace(Some("late"));
+    let refused = follower.write(run("INSERT INTO parent (name) VALUES ('late')")).await.unwrap_err();
+    assert!(refused.retryable() && refused.message.contains("it may still be done"), "{refused}");
+    assert_eq!(follower.read(late).await.unwrap(), 0);
+    cluster.net.held.send_replace(None);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(follower.read(late).await.unwrap(), 0);
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_write_is_done_once_on_a_network_that_loses_and_repeats() {

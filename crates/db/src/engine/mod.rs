@@ -175,6 +175,7 @@ pub struct Db {
     slow_writes: log::SlowWrites,
     /// The term in which this member, as the leader, has begun to let another one lead; 0 if none.
     handing_over: Arc<AtomicU64>,
+    doubts: Arc<writer::Doubts>,
     /// Held while the members are changed, which takes several steps.
     changing: Arc<tokio::sync::Mutex<()>>,
     lock: Arc<File>,
@@ -246,11 +247,16 @@ impl Db {
             stuck,
             slow_writes,
             handing_over: Arc::default(),
+            doubts: Arc::default(),
             changing: Arc::default(),
             lock,
             open: Arc::downgrade(&open),
             handle: None,
         };
+        if voted {
+            // What an earlier process has proposed may still be under way.
+            db.doubts.note();
+        }
         db.changes.send_replace(db.status());
         writer::start(db.clone(), waiting, open)?;
         let alive = db.start_looking_after();
@@ -297,8 +303,13 @@ impl Db {
     }
 
     /// Runs a closure on the newest state. It sees everything that was acknowledged, on any member, before this
-    /// call was made.
+    /// call was made. What this member tried to write before, and does not see, will not come true any more: also
+    /// if nobody knew what became of it, and if it was an earlier process that tried.
     pub async fn read<T: Send + 'static>(&self, f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static) -> Result<T> {
+        if let Some(noted) = self.doubts.open() {
+            self.hand_in(|answer| Box::new(writer::Settle(answer))).await?;
+            self.doubts.settle(noted);
+        }
         self.read_barrier().await?;
         self.peek(f).await
     }
@@ -318,10 +329,14 @@ impl Db {
         &self,
         f: impl Fn(&Tx<'_>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
+        self.hand_in(|answer| Box::new(writer::Closure { work: f, result: None, answer })).await
+    }
+
+    /// Has a job done by the writer.
+    async fn hand_in<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Box<dyn writer::Job>) -> Result<T> {
         let (answer, result) = oneshot::channel();
-        let job = Box::new(writer::Closure { work: f, result: None, answer });
         let stopped = || Error::unavailable("The database is shutting down");
-        self.handle.as_ref().ok_or_else(stopped)?.jobs.send(job).map_err(|_| stopped())?;
+        self.handle.as_ref().ok_or_else(stopped)?.jobs.send(job(answer)).map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?
     }
 

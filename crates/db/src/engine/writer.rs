@@ -9,6 +9,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::{Error, Kind, Result};
@@ -35,13 +36,17 @@ const PAUSE: Duration = Duration::from_millis(15);
 pub(super) trait Job: Send {
     /// Runs the closure; true if its changes are to be kept.
     fn run(&mut self, tx: &Tx<'_>) -> bool;
+    /// True if it wants an entry also if there is nothing to write: no write that was made before it comes true after it.
+    fn settles(&self) -> bool {
+        false
+    }
     /// True if the caller has gone away.
     fn given_up(&self) -> bool;
     /// Tells the caller: its own result, or why the group failed.
     fn finish(self: Box<Self>, group: Result<()>);
 }
 
-/// The one kind of [`Job`].
+/// What a caller wants to have written.
 pub(super) struct Closure<T, F> {
     pub work: F,
     pub result: Option<Result<T>>,
@@ -65,6 +70,53 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
         let Closure { result, answer, .. } = *self;
         let not_run = || Err(Error::internal("The transaction was not run"));
         let _ = answer.send(group.and_then(|()| result.unwrap_or_else(not_run)));
+    }
+}
+
+/// What [`Doubts`] are settled by.
+pub(super) struct Settle(pub oneshot::Sender<Result<()>>);
+
+impl Job for Settle {
+    fn run(&mut self, _: &Tx<'_>) -> bool {
+        true
+    }
+
+    fn settles(&self) -> bool {
+        true
+    }
+
+    fn given_up(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    fn finish(self: Box<Self>, group: Result<()>) {
+        let _ = self.0.send(group);
+    }
+}
+
+/// Writes of this member that were given up without knowing what became of them. They may still come true, until anything
+/// else is written.
+#[derive(Default)]
+pub(super) struct Doubts {
+    noted: AtomicU64,
+    settled: AtomicU64,
+}
+
+impl Doubts {
+    /// One more.
+    pub fn note(&self) {
+        self.noted.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How many there were so far, if not all are settled.
+    pub fn open(&self) -> Option<u64> {
+        let noted = self.noted.load(Ordering::SeqCst);
+        (self.settled.load(Ordering::SeqCst) < noted).then_some(noted)
+    }
+
+    /// So many are settled.
+    pub fn settle(&self, noted: u64) {
+        self.settled.fetch_max(noted, Ordering::SeqCst);
     }
 }
 
@@ -126,8 +178,17 @@ impl<'a> Group<'a> {
         Group { db, connection, deadline: Instant::now() + db.patience(), sent: None }
     }
 
-    /// Runs the group until it is in the log and on this replica, or until patience ends.
+    /// Runs the group until it is in the log and on this replica, or until patience ends. What became of it then is noted to
+    /// be in doubt before anybody hears of it.
     async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
+        let done = self.try_until_done(group).await;
+        if done.is_err() && self.sent.is_some() {
+            self.db.doubts.note();
+        }
+        done
+    }
+
+    async fn try_until_done(&mut self, group: &mut [Box<dyn Job>]) -> Result<()> {
         loop {
             let last = match self.attempt(group).await {
                 Ok(true) => return Ok(()),
@@ -169,7 +230,7 @@ impl<'a> Group<'a> {
         }
         if self.sent.is_none() {
             let (base, changeset) = self.run_all(group)?;
-            if changeset.is_empty() {
+            if changeset.is_empty() && !group.iter().any(|job| job.settles()) {
                 // Nothing to write, and all that was read is as new as the ticket, which is newer than the call.
                 self.db.give_ticket_back(ticket.number).await;
                 return Ok(true);

@@ -197,6 +197,15 @@ impl Ask<'_> {
         let _ = self.append_one(key).await;
     }
 
+    /// What was not known to be done: whether it was, by the member as it is now.
+    async fn look_for(&self, key: &str, value: u64) {
+        let Some(member) = self.load.world.net.reach(self.member) else { return };
+        let ask = Ask { life: member.life, db: &member.db, ..*self };
+        if ask.read_list(key).await.is_some_and(|shown| !shown.contains(&value)) {
+            self.load.seen().given_up.push((key.to_owned(), value));
+        }
+    }
+
     async fn append_one(&self, key: &str) -> Outcome<()> {
         let (called, value, of) = (self.load.world.now(), self.load.value(), key.to_owned());
         let write = move |tx: &Tx<'_>| {
@@ -207,7 +216,10 @@ impl Ask<'_> {
         let outcome = self.outcome(self.db.write(write)).await;
         match outcome {
             Outcome::Answered(()) => self.list(key, called, true, list::Action::Append(value)),
-            Outcome::Unknown => self.list(key, called, false, list::Action::Append(value)),
+            Outcome::Unknown => {
+                self.list(key, called, false, list::Action::Append(value));
+                self.look_for(key, value).await;
+            }
             Outcome::Refused => self.note("refused"),
         }
         outcome
