@@ -66,9 +66,8 @@ impl Rows {
     async fn renew(rows: &mut Arc<Rows>, db: &Db) -> Result<()> {
         let revision = Some(db.revision());
         if rows.revision != revision {
-            let (recorded, config, members) = db
-                .peek(|tx| Ok((db::versions::list(tx)?, db::config::get(tx)?, db::members::list(tx)?)))
-                .await?;
+            let (recorded, config, members) =
+                db.peek(|tx| Ok((db::versions::list(tx)?, db::config::get(tx)?, db::members::list(tx)?))).await?;
             *rows = Arc::new(Rows { revision, recorded, config, members });
         }
         Ok(())

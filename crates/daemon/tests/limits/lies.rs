@@ -48,10 +48,10 @@ fn a_lie_about_the_log_stops_a_database_for_a_moment_and_no_daemon() -> Result<(
     cluster.incus(1, &["config", "set", "user.kept", "yes"])?;
     let before = cluster.lab.machines[0].daemon_pid()?;
     // Member 2, which is none, as the leader of the term 127, sends a copy of the database as of the entry 1: what this
-    // member knows to be later. (From, no incarnation, part 0 of copy 7; then copy 7 of one part, vote, what it stands at.)
+    // member knows to be later. (From, no incarnation, part 0 of copy 7; then copy 7 of one part, vote with whom it is for, what it stands at.)
     let mut link = Link::open(&cluster)?;
     link.send(&[2, 0, 3, 7, 0, 1, b'x'])?;
-    link.send(&[2, 0, 4, 7, 1, 127, 2, 1, 1, 127, 2, 1, 0, 0, 0, 0])?;
+    link.send(&[2, 0, 4, 7, 1, 127, 1, 2, 1, 1, 127, 1, 0, 0, 0, 0])?;
     let log = |what: &str| cluster.lab.machines[0].log_tail(10_000).contains(what);
     cluster
         .until("the database stopped", || Ok(log("the database of this member has stopped by itself").then_some(())))?;
@@ -65,7 +65,7 @@ fn a_lie_about_the_log_stops_a_database_for_a_moment_and_no_daemon() -> Result<(
     // What nobody can have said is refused before it gets that far: a term that leaves room for no other one, and entries
     // that do not follow each other.
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
-    let said = Link::open(&cluster)?.send(&[&[2, 0, 1][..], &huge, &[2, 0, 0, 0, 0, 0]].concat())?;
+    let said = Link::open(&cluster)?.send(&[&[2, 0, 1][..], &huge, &[1, 2, 0, 0, 0, 0, 0]].concat())?;
     assert!(String::from_utf8_lossy(&said).contains("There can't have been so many elections"), "{said:?}");
     cluster.incus(1, &["config", "set", "user.more", "no"])?;
     assert_eq!(cluster.lab.machines[0].daemon_pid()?, before);

@@ -183,8 +183,10 @@ mod tests {
             }
             assert_eq!(refused(late.await.unwrap().unwrap_err()), shut);
             assert_eq!(refused(reader.run(|_| Ok(3)).await.unwrap_err()), shut);
-            let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
-            assert_eq!(left, ["db.bin"], "nobody has it open");
+            let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let open =
+                open.filter_map(|fd| std::fs::read_link(fd.path()).ok()).find(|file| file.starts_with(dir.path()));
+            assert_eq!(open, None, "somebody has it open");
         }
     }
 }

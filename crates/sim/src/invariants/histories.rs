@@ -20,7 +20,8 @@ impl Histories {
     pub fn check(&self) -> Vec<(&'static str, String)> {
         let lists = list::check(&self.lists).err().map(|e| ("acknowledged writes survive", e.to_string()));
         let registers = register::check(&self.registers).err().map(|e| ("reads are linearizable", e.to_string()));
-        let late = given_up::check(&self.given_up, &self.lists).err().map(|e| ("what is given up does not come later", e));
+        let late =
+            given_up::check(&self.given_up, &self.lists).err().map(|e| ("what is given up does not come later", e));
         lists.into_iter().chain(registers).chain(late).collect()
     }
 }
@@ -35,7 +36,8 @@ mod tests {
         let lists = vec![event(1, list::Action::Append(1)), event(3, list::Action::Read(vec![]))];
         let event = |called, action| Event { process: 1, called, returned: Some(called + 1), key: "k".into(), action };
         let registers = vec![event(1, register::Action::Write(1)), event(3, register::Action::Read(None))];
-        let found: Vec<_> = Histories { lists, registers, ..Histories::default() }.check().into_iter().map(|(name, _)| name).collect();
+        let found: Vec<_> =
+            Histories { lists, registers, ..Histories::default() }.check().into_iter().map(|(name, _)| name).collect();
         assert_eq!(found, ["acknowledged writes survive", "reads are linearizable"]);
         assert!(Histories::default().check().is_empty());
     }
