@@ -39,7 +39,7 @@ use crate::kept::Kept;
 use crate::operations::{self, Class, New, Operation, Operations, Resources};
 use crate::paths::Paths;
 use crate::pki::{Pki, Verdict};
-use crate::plans::Plans;
+use crate::plans::{Plans, point};
 use crate::services::instances::{Consoles, Seen, Which};
 use crate::sockets::Sockets;
 
@@ -150,6 +150,7 @@ pub struct Daemon {
     /// What it has made of them.
     pub places: crate::services::networks::Places,
     refreshing: tokio::sync::Mutex<()>,
+    taking: tokio::sync::Mutex<()>,
     /// When a reader last waited for the majority in vain.
     missed: Mutex<Option<Instant>>,
     /// Where challenges of an ACME authority are answered, while there are any.
@@ -215,6 +216,7 @@ impl Daemon {
             networks,
             places,
             refreshing: tokio::sync::Mutex::default(),
+            taking: tokio::sync::Mutex::default(),
             missed: Mutex::default(),
             acme: crate::services::acme::Listener::default(),
             pki,
@@ -486,8 +488,30 @@ impl Daemon {
         tls.cluster.clone().unwrap_or_else(|| tls.own.clone())
     }
 
-    /// Answers with another certificate from now on.
-    pub fn set_cluster_identity(&self, cluster: Option<Identity>) -> Result<()> {
+    /// Answers with the certificate of a cluster that is entered or left.
+    pub async fn set_cluster_identity(&self, cluster: Option<Identity>) -> Result<()> {
+        let _one = self.taking.lock().await;
+        self.answer_with(cluster)
+    }
+
+    /// Keeps the certificate that the cluster's database has now and answers with it. True if another one of the cluster
+    /// was in use.
+    pub async fn take_cluster_identity(&self) -> Result<bool> {
+        // Who replaces the certificate comes here, and who follows the database, at the same time.
+        let _one = self.taking.lock().await;
+        let (snapshot, used) = (self.snapshot(), self.cluster_identity());
+        let (Some(wanted), Some(used)) = (&snapshot.certificate, used) else { return Ok(false) };
+        if used.fingerprint()? == wanted.fingerprint {
+            return Ok(false);
+        }
+        let wanted = crate::services::cluster_certificate::identity(wanted);
+        crate::certs::write_cluster(&self.paths, &wanted)?;
+        point::pass(self, "certificate:written").await;
+        self.answer_with(Some(wanted))?;
+        Ok(true)
+    }
+
+    fn answer_with(&self, cluster: Option<Identity>) -> Result<()> {
         let fresh = Tls::new(self.own_identity(), cluster)?;
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         self.remotes.lock().unwrap_or_else(PoisonError::into_inner).clear();

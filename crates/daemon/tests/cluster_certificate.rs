@@ -1,10 +1,12 @@
 //! The certificate of a cluster is replaced, with real daemons on machines of the lab.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use client::tls::Identity;
-use lab::{Cluster, Result};
+use lab::cluster::{HOLD, Programs};
+use lab::{Cluster, Lab, Result};
 
 /// A certificate that is valid in these years.
 fn valid_in(from: i32, to: i32) -> Identity {
@@ -18,12 +20,60 @@ fn valid_in(from: i32, to: i32) -> Identity {
 
 /// `incus cluster update-certificate`, run on machine 2 as a client of machine 1.
 fn update(cluster: &Cluster, new: &Identity) -> Result<lab::Output> {
-    let dir = &cluster.lab.machines[1].dir;
+    let files = files_of(cluster, 2, new)?;
+    cluster.incus_in(2, &["cluster", "update-certificate", "c:", &files[0], &files[1]], "")
+}
+
+/// The same in the background, on machine `number` itself.
+fn updating(cluster: &Cluster, number: usize, new: &Identity) -> Result<Child> {
+    let files = files_of(cluster, number, new)?;
+    let mut command = cluster.lab.machines[number - 1].command(&cluster.programs.incus);
+    command.args(["cluster", "update-certificate"]).args(files);
+    Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+}
+
+/// Files on machine `number` with a certificate and its key.
+fn files_of(cluster: &Cluster, number: usize, new: &Identity) -> Result<[String; 2]> {
+    let dir = &cluster.lab.machines[number - 1].dir;
     let (certificate, key) = (dir.join("new.crt"), dir.join("new.key"));
     std::fs::write(&certificate, &new.certificate)?;
     std::fs::write(&key, &new.key)?;
-    let files = [certificate.to_string_lossy(), key.to_string_lossy()];
-    cluster.incus_in(2, &["cluster", "update-certificate", "c:", &files[0], &files[1]], "")
+    Ok([certificate, key].map(|path| path.to_string_lossy().into_owned()))
+}
+
+/// A member whose files are not whole at its next start can't serve: those who replace the certificate and those who
+/// follow the database write them one after another, and a crash between the files and their use is made up for.
+fn files_stay_whole(cluster: &mut Cluster, old: &Identity) -> Result<()> {
+    let root = cluster.lab.machines[0].incus_dir();
+    let (hold, held) = (root.join("hold"), root.join("held"));
+    let whole = |new: &Identity| -> Result<bool> {
+        let file = |name: &str| std::fs::read_to_string(root.join(name));
+        Ok(file("cluster.crt")? == new.certificate && file("cluster.key")? == new.key)
+    };
+    let (first, second) = (valid_in(2020, 2088), valid_in(2020, 2087));
+    std::fs::write(&hold, "certificate:written")?;
+    let mut update = updating(cluster, 1, &first)?;
+    cluster.until("somebody takes it into use", || Ok(held.exists().then_some(())))?;
+    std::fs::remove_file(&held)?;
+    std::thread::sleep(Duration::from_millis(500));
+    let another = held.exists();
+    std::fs::remove_file(&hold)?;
+    assert!(update.wait()?.success() && !another, "somebody else has written the files as well: {another}");
+    assert!(whole(&first)? && shown(cluster, 1)? == first.fingerprint()?);
+
+    std::fs::write(&hold, "certificate:written")?;
+    let mut update = updating(cluster, 3, &second)?;
+    cluster.until("it is written", || Ok(held.exists().then_some(())))?;
+    cluster.kill(1)?;
+    for file in [&held, &hold] {
+        std::fs::remove_file(file)?;
+    }
+    assert!(update.wait()?.success(), "members that take long are not waited for");
+    cluster.start(1)?;
+    assert!(whole(&second)? && shown(cluster, 1)? == second.fingerprint()?);
+    cluster.until("it serves again", || Ok((cluster.member(3, 1, 's')? == "ONLINE").then_some(())))?;
+    assert!(updating(cluster, 3, old)?.wait()?.success());
+    cluster.until("it has the old one again", || Ok((shown(cluster, 1)? == old.fingerprint()?).then_some(())))
 }
 
 /// The fingerprint of what a member says that it shows.
@@ -42,8 +92,7 @@ fn the_certificate_is_replaced_on_all_members_be_they_there_or_not() -> Result<(
     if lab::skip(&[]) {
         return Ok(());
     }
-    let mut cluster = Cluster::temporary("certificate", 3)?;
-    cluster.vote(1, &[1, 2, 3])?;
+    let mut cluster = Cluster::form_in(Lab::temporary("certificate", 3)?, Programs::built()?, HOLD)?;
     let token = cluster.incus(1, &["config", "trust", "add", "laptop"])?;
     let token = token.lines().last().unwrap_or_default().trim().to_owned();
     cluster.incus(2, &["remote", "add", "c", &token])?;
@@ -53,6 +102,7 @@ fn the_certificate_is_replaced_on_all_members_be_they_there_or_not() -> Result<(
         certificate: std::fs::read_to_string(cluster.lab.machines[0].incus_dir().join("cluster.crt"))?,
         key: std::fs::read_to_string(cluster.lab.machines[0].incus_dir().join("cluster.key"))?,
     };
+    files_stay_whole(&mut cluster, &old)?;
 
     let new = valid_in(2020, 2090);
     for (bad, why) in [

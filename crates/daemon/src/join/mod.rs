@@ -117,7 +117,7 @@ pub async fn bootstrap(daemon: &Arc<Daemon>, name: &str, address: Option<String>
         certs::forget_cluster(&daemon.paths);
         return Err(e);
     }
-    daemon.set_cluster_identity(Some(cluster))
+    daemon.set_cluster_identity(Some(cluster)).await
 }
 
 /// An address that other members can use names a host.
@@ -315,7 +315,7 @@ async fn enter(daemon: &Arc<Daemon>, door: &Remote, accepted: &Accepted, note: &
     point::pass(daemon, "join:aside").await;
     let cluster = Identity { certificate: accepted.cluster_certificate.clone(), key: accepted.cluster_key.clone() };
     certs::write_cluster(paths, &cluster)?;
-    daemon.set_cluster_identity(Some(cluster))?;
+    daemon.set_cluster_identity(Some(cluster)).await?;
     daemon.local.set_raft_id(accepted.raft_id)?;
     let servers = accepted.servers.iter().map(|(fingerprint, name, certificate)| db::local::TrustedServer {
         fingerprint: fingerprint.clone(),
@@ -362,8 +362,8 @@ async fn leave_again(daemon: &Arc<Daemon>, note: &Note) {
             tracing::debug!("no storage pools of the cluster to remove: {e}");
         }
         daemon.db().shutdown().await?;
+        daemon.set_cluster_identity(None).await?;
         unfinished::undo(&daemon.paths)?;
-        daemon.set_cluster_identity(None)?;
         start::take(daemon, note.old).await?;
         daemon.db().wait_for(|s| s.leads()).await?;
         daemon.refresh().await
@@ -524,8 +524,8 @@ pub async fn reset(daemon: &Arc<Daemon>) -> Result<()> {
     fs::write(daemon.paths.leaving(), "").context("Noting that the cluster is left")?;
     point::pass(daemon, "reset:noted").await;
     daemon.db().shutdown().await?;
+    daemon.set_cluster_identity(None).await?;
     end_leaving(&daemon.paths, &daemon.local)?;
-    daemon.set_cluster_identity(None)?;
     point::pass(daemon, "reset:left").await;
     let (dialler, db, health) = start::open(&daemon.paths, 1).await?;
     dialler.belongs_to(daemon);

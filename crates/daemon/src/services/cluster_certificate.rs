@@ -13,7 +13,6 @@ use client::tls::Identity;
 use db::cluster_certificate::{self, ClusterCertificate};
 use jiff::Timestamp;
 
-use crate::certs;
 use crate::edge::Cx;
 use crate::state::Daemon;
 
@@ -61,18 +60,14 @@ fn silent(daemon: &Daemon) -> Vec<(i64, String)> {
 
 /// Takes the certificate that the database has into use, if another one is in use, and says so.
 pub async fn take(daemon: &Arc<Daemon>) -> Result<()> {
-    let snapshot = daemon.snapshot();
-    let Some(wanted) = &snapshot.certificate else { return Ok(()) };
-    let fingerprint = wanted.fingerprint.clone();
-    if daemon.api_identity().fingerprint()? != fingerprint {
-        let identity = identity(wanted);
-        certs::write_cluster(&daemon.paths, &identity)?;
-        daemon.set_cluster_identity(Some(identity))?;
+    let taken = daemon.take_cluster_identity().await?;
+    let (own, fingerprint) = (daemon.raft_id(), daemon.api_identity().fingerprint()?);
+    if taken {
         tracing::info!("the cluster has another certificate: {fingerprint}");
     }
-    let own = daemon.raft_id();
+    let untold = daemon.snapshot().certificate.as_ref().is_some_and(|c| c.showing.contains_key(&own));
     // Without a majority it is said later: whatever the next leader writes is the occasion.
-    if wanted.showing.contains_key(&own) && daemon.db().status().leader.is_some() {
+    if untold && daemon.db().status().leader.is_some() {
         daemon.write(move |tx| cluster_certificate::taken(tx, own, &fingerprint, Timestamp::now())).await?;
     }
     Ok(())
@@ -84,7 +79,8 @@ pub fn newest(daemon: &Daemon) -> Result<Identity> {
     replaced.or_else(|| daemon.cluster_identity()).ok_or_else(|| Error::internal("The cluster has no certificate"))
 }
 
-fn identity(certificate: &ClusterCertificate) -> Identity {
+/// The certificate with its key.
+pub fn identity(certificate: &ClusterCertificate) -> Identity {
     Identity { certificate: certificate.certificate.clone(), key: certificate.key.clone() }
 }
 
