@@ -1,9 +1,10 @@
 //! An instance that is rebuilt has its old root file system or the new one, whatever happens meanwhile: an image that
-//! does not fit, one that is torn or hostile, a daemon that is killed.
+//! does not fit, one that is torn or hostile, a daemon that is killed, a majority that is lost.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use lab::cluster::{HOLD, Programs};
 use lab::{Cluster, Lab, Result};
@@ -158,6 +159,77 @@ fn a_rebuild_that_is_interrupted_is_undone_or_ended() -> Result<()> {
             cluster.incus(1, &["delete", "c1", "--force"])?;
             assert!(names(&containers).is_empty(), "{:?}", names(&containers));
         }
+    }
+    Ok(())
+}
+
+/// When the others are back that make a majority.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Back {
+    /// While the transaction is tried.
+    Meanwhile,
+    /// After it has been given up.
+    Later,
+    /// After it has been given up, and without the member that tried it, which comes after them.
+    Alone,
+}
+
+#[test]
+fn a_rebuild_that_loses_the_majority_is_undone_or_ended() -> Result<()> {
+    if lab::skip(&["/bin/busybox"]) {
+        return Ok(());
+    }
+    let mut cluster = Cluster::form_in(Lab::temporary("rebuild3", 3)?, Programs::built()?, HOLD)?;
+    cluster.import_busybox("busybox")?;
+    let home = cluster.lab.machines[0].incus_dir();
+    let containers = home.join("storage-pools/local/containers");
+    let mark = containers.join("c1/rootfs/mark");
+    for back in [Back::Meanwhile, Back::Later, Back::Alone] {
+        cluster.incus(1, &["init", "--empty", "c1", "-s", "local", "--target", "server1"])?;
+        fs::write(&mark, "old")?;
+        fs::write(home.join("hold"), "rebuild:prepared")?;
+        let mut command = cluster.lab.machines[0].command(&cluster.programs.incus);
+        command.args(["rebuild", "busybox", "c1"]).stdin(Stdio::null()).stderr(Stdio::null());
+        let mut asked = command.spawn()?;
+        cluster.until("the point reached", || Ok(home.join("held").exists().then_some(())))?;
+        cluster.kill(2)?;
+        cluster.kill(3)?;
+        fs::remove_file(home.join("hold"))?;
+        let mut said = None;
+        if back != Back::Meanwhile {
+            said = Some(cluster.until("it is given up", || Ok(asked.try_wait()?))?.success());
+            assert_eq!(
+                (said, mark.exists()),
+                (Some(false), true),
+                "{back:?}: nothing is taken away before it is known"
+            );
+        }
+        if back == Back::Alone {
+            cluster.kill(1)?;
+        }
+        let incusd = cluster.programs.incusd.clone();
+        for number in [2, 3] {
+            cluster.lab.machine(number).start_daemon(&incusd, HOLD)?;
+        }
+        if back == Back::Alone {
+            cluster.until("a majority", || {
+                Ok((cluster.incus_in(2, &["config", "set", "user.back=1"], "")?.code == 0).then_some(()))
+            })?;
+            cluster.start_in(1, HOLD)?;
+        }
+        cluster.until("what was left is gone", || Ok((names(&containers) == ["c1"]).then_some(())))?;
+        let said = said.map_or_else(|| asked.wait().map(|code| code.success()), Ok)?;
+        let base = cluster.incus(1, &["config", "get", "c1", "volatile.base_image"])?;
+        let done = !base.trim().is_empty();
+        assert_eq!(!mark.exists(), done, "{back:?}");
+        assert!(done || !said, "{back:?}: what is said to be done is");
+        println!(
+            "the majority was back {back:?}: the rebuild said {said}, and was {}",
+            if done { "done" } else { "undone" }
+        );
+        cluster.incus(1, &["rebuild", "busybox", "c1"])?;
+        cluster.incus(1, &["delete", "c1"])?;
+        assert!(names(&containers).is_empty(), "{:?}", names(&containers));
     }
     Ok(())
 }

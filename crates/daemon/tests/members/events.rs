@@ -19,13 +19,19 @@ impl Listener {
         command.args(["monitor", "--type", "lifecycle", "-f", "json"]);
         let child = command.stdin(Stdio::null()).stdout(std::fs::File::create(&file)?).spawn()?;
         let listener = Listener { child, file, number };
-        let mut n = 0;
-        cluster.until("somebody listens", || {
-            n += 1;
-            listener.announce(cluster, number, &format!("begin{n}"))?;
-            Ok((listener.heard(&format!("begin{n}"))? > 0).then_some(()))
-        })?;
+        listener.hears(cluster, number, "begin")?;
         Ok(listener)
+    }
+
+    /// Events of machine `from` arrive from now on.
+    fn hears(&self, cluster: &Cluster, from: usize, what: &str) -> Result<()> {
+        let mut n = 0;
+        cluster.until(&format!("{} listens to {from}", self.number), || {
+            n += 1;
+            let name = format!("{what}{n}");
+            self.announce(cluster, from, &name)?;
+            Ok((self.heard(&name)? > 0).then_some(()))
+        })
     }
 
     /// Makes a profile of this name on a machine, which is an event there.
@@ -91,6 +97,8 @@ pub fn travel_through_hubs(cluster: &mut Cluster) -> Result<()> {
     cluster.vote(1, &[1, 2, 3])?;
     let listener = Listener::start(cluster, 4)?;
     let (mesh, hub, client) = ("full-mesh", "hub-server", "hub-client");
+    // Who has just joined is listened to a moment later.
+    listener.hears(cluster, 5, "new")?;
     listener.hears_each_once(cluster, 5, "mesh")?;
     cluster.incus(1, &["cluster", "role", "add", "server1", "event-hub"])?;
     modes_until(cluster, &[(1, mesh), (5, mesh)])?;
