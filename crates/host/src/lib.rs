@@ -1,6 +1,7 @@
 //! The kernel and processes: what only works by system calls, netlink and programs of the system.
 //!
-//! Architecture invariant: knows no instances and no clusters. The only crate of the programs with `unsafe`; each block says why.
+//! Architecture invariant: knows no instances and no clusters. The only crate of the programs with `unsafe`; each block
+//! says why.
 #![allow(unsafe_code)]
 
 pub mod cgroup;

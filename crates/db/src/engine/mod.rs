@@ -175,6 +175,7 @@ pub struct Db {
     slow_writes: log::SlowWrites,
     /// The term in which this member, as the leader, has begun to let another one lead; 0 if none.
     handing_over: Arc<AtomicU64>,
+    /// What [`Db::read`] has to settle before.
     doubts: Arc<writer::Doubts>,
     /// Held while the members are changed, which takes several steps.
     changing: Arc<tokio::sync::Mutex<()>>,
@@ -307,7 +308,7 @@ impl Db {
     /// if nobody knew what became of it, and if it was an earlier process that tried.
     pub async fn read<T: Send + 'static>(&self, f: impl FnOnce(&Tx<'_>) -> Result<T> + Send + 'static) -> Result<T> {
         if let Some(noted) = self.doubts.open() {
-            self.hand_in(|answer| Box::new(writer::Settle(answer))).await?;
+            self.hand_in(|_| Ok(()), true).await?;
             self.doubts.settle(noted);
         }
         self.read_barrier().await?;
@@ -329,14 +330,19 @@ impl Db {
         &self,
         f: impl Fn(&Tx<'_>) -> Result<T> + Send + Sync + 'static,
     ) -> Result<T> {
-        self.hand_in(|answer| Box::new(writer::Closure { work: f, result: None, answer })).await
+        self.hand_in(f, false).await
     }
 
-    /// Has a job done by the writer.
-    async fn hand_in<T>(&self, job: impl FnOnce(oneshot::Sender<Result<T>>) -> Box<dyn writer::Job>) -> Result<T> {
+    /// Has a closure run by the writer; what `settles` makes an entry of it also if it changes nothing.
+    async fn hand_in<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Tx<'_>) -> Result<T> + Send + Sync + 'static,
+        settles: bool,
+    ) -> Result<T> {
         let (answer, result) = oneshot::channel();
+        let job = Box::new(writer::Closure { work, settles, result: None, answer });
         let stopped = || Error::unavailable("The database is shutting down");
-        self.handle.as_ref().ok_or_else(stopped)?.jobs.send(job(answer)).map_err(|_| stopped())?;
+        self.handle.as_ref().ok_or_else(stopped)?.jobs.send(job).map_err(|_| stopped())?;
         result.await.map_err(|_| stopped())?
     }
 

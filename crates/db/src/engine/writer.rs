@@ -37,18 +37,17 @@ pub(super) trait Job: Send {
     /// Runs the closure; true if its changes are to be kept.
     fn run(&mut self, tx: &Tx<'_>) -> bool;
     /// True if it wants an entry also if there is nothing to write: no write that was made before it comes true after it.
-    fn settles(&self) -> bool {
-        false
-    }
+    fn settles(&self) -> bool;
     /// True if the caller has gone away.
     fn given_up(&self) -> bool;
     /// Tells the caller: its own result, or why the group failed.
     fn finish(self: Box<Self>, group: Result<()>);
 }
 
-/// What a caller wants to have written.
+/// The one kind of [`Job`].
 pub(super) struct Closure<T, F> {
     pub work: F,
+    pub settles: bool,
     pub result: Option<Result<T>>,
     pub answer: oneshot::Sender<Result<T>>,
 }
@@ -62,6 +61,10 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
         keep
     }
 
+    fn settles(&self) -> bool {
+        self.settles
+    }
+
     fn given_up(&self) -> bool {
         self.answer.is_closed()
     }
@@ -70,27 +73,6 @@ impl<T: Send, F: Fn(&Tx<'_>) -> Result<T> + Send> Job for Closure<T, F> {
         let Closure { result, answer, .. } = *self;
         let not_run = || Err(Error::internal("The transaction was not run"));
         let _ = answer.send(group.and_then(|()| result.unwrap_or_else(not_run)));
-    }
-}
-
-/// What [`Doubts`] are settled by.
-pub(super) struct Settle(pub oneshot::Sender<Result<()>>);
-
-impl Job for Settle {
-    fn run(&mut self, _: &Tx<'_>) -> bool {
-        true
-    }
-
-    fn settles(&self) -> bool {
-        true
-    }
-
-    fn given_up(&self) -> bool {
-        self.0.is_closed()
-    }
-
-    fn finish(self: Box<Self>, group: Result<()>) {
-        let _ = self.0.send(group);
     }
 }
 
