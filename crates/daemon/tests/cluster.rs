@@ -171,7 +171,6 @@ fn a_stopped_leader_hands_over_and_reads_need_no_majority() -> Result<()> {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("handover", 3)?;
-    cluster.vote(1, &[1, 2, 3])?;
     let leader = cluster.leader(1)?;
     let other = leader % 3 + 1;
     cluster.machine(leader).end_daemon("TERM", Duration::from_secs(10))?;

@@ -10,7 +10,6 @@ fn instances_go_where_groups_projects_and_the_scriptlet_say() -> Result<()> {
     }
     let cluster = Cluster::temporary("placement", 3)?;
     cluster.import_busybox("bb")?;
-    cluster.vote(1, &[1, 2, 3])?;
     without_a_scriptlet(&cluster)?;
     what_is_no_scriptlet(&cluster)?;
     new_ones(&cluster)?;

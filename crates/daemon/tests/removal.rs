@@ -7,7 +7,6 @@ use lab::{Cluster, Lab, Result};
 fn three(name: &str) -> Result<Cluster> {
     let cluster = Cluster::form_in(Lab::temporary(name, 3)?, Programs::built()?, HOLD)?;
     cluster.incus(1, &["config", "set", "cluster.offline_threshold=11", "cluster.images_minimal_replica=1"])?;
-    cluster.vote(1, &[1, 2, 3])?;
     Ok(cluster)
 }
 

@@ -118,7 +118,6 @@ fn all_addresses_change_while_the_daemons_are_down() -> Result<()> {
         return Ok(());
     }
     let mut cluster = Cluster::temporary("addresses", 3)?;
-    cluster.vote(1, &[1, 2, 3])?;
     cluster.incus(3, &["profile", "create", "p1"])?;
     for number in 1..=3 {
         cluster.kill(number)?;

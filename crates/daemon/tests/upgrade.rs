@@ -142,7 +142,6 @@ impl World {
         }
         let next = Programs::built()?.next()?;
         let cluster = Cluster::temporary(name, 3)?;
-        cluster.vote(1, &[1, 2, 3])?;
         cluster.import_busybox("busybox")?;
         let mut world = World { cluster, next, pids: Vec::new(), loads: Vec::new() };
         for number in 1..=3 {

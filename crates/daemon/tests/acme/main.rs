@@ -47,7 +47,6 @@ fn the_certificate_comes_from_an_authority_and_is_renewed() -> Result<()> {
     std::fs::write(&trusted, &root.pem)?;
     let trusted = trusted.to_string_lossy().into_owned();
     let mut cluster = Cluster::form_in(lab, Programs::built()?, &[("SSL_CERT_FILE", trusted.as_str())])?;
-    cluster.vote(1, &[1, 2, 3])?;
     let authority = root.serve(&cluster.lab.machines[0])?;
     assert!(authority.root.contains("BEGIN CERTIFICATE"));
     keys(&cluster)?;

@@ -18,7 +18,6 @@ fn five_members_share_events_votes_and_warnings() -> Result<()> {
     }
     let mut cluster = Cluster::temporary("members", 5)?;
     cluster.incus(1, &["config", "set", "cluster.offline_threshold=11"])?;
-    cluster.vote(1, &[1, 2, 3])?;
     keys::take_effect(&cluster)?;
     groups::are_made_changed_and_removed(&cluster)?;
     events::travel_through_hubs(&mut cluster)?;
