@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -73,7 +73,8 @@ impl Config {
         Self::load_from(config_dir())
     }
 
-    fn load_from(dir: PathBuf) -> Result<Self> {
+    /// The same from this folder.
+    pub(crate) fn load_from(dir: PathBuf) -> Result<Self> {
         let path = dir.join("config.yml");
         let value = match fs::read_to_string(&path) {
             Ok(text) => {
@@ -169,13 +170,24 @@ impl Config {
         let dir = path.parent().unwrap_or(&self.dir);
         let failed = |e: std::io::Error| Error::from(e).context(format!("Unable to write {}", path.display()));
         fs::create_dir_all(dir).map_err(failed)?;
-        let temporary = path.with_extension("new");
-        let _ = fs::remove_file(&temporary);
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(failed)?;
+        // A name of its own: other clients may write it at the same time.
+        let mut file = tempfile::Builder::new()
+            .prefix(".new_")
+            .permissions(fs::Permissions::from_mode(mode))
+            .tempfile_in(dir)
+            .map_err(failed)?;
         file.write_all(content).map_err(failed)?;
-        file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
-        fs::rename(&temporary, &path).map_err(failed)
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+        file.persist(&path).map(drop).map_err(|e| failed(e.error))
+    }
+
+    /// Keeps other clients out that ask for this too, until it is dropped.
+    pub fn lock(&self) -> Result<fs::File> {
+        let failed = |e: std::io::Error| Error::from(e).context(format!("Unable to lock {}", self.dir.display()));
+        fs::create_dir_all(&self.dir).map_err(failed)?;
+        let dir = fs::File::open(&self.dir).map_err(failed)?;
+        dir.lock().map_err(failed)?;
+        Ok(dir)
     }
 }
 

@@ -69,7 +69,13 @@ pub fn client_config_with(cert: &Path, key: &Path, expect: Expect) -> Result<Arc
 
 /// Makes `client.crt` and `client.key` unless they are there; true if they were made.
 pub fn ensure_client_cert(config: &Config) -> Result<bool> {
-    if config.path("client.crt").exists() && config.path("client.key").exists() {
+    let there = || config.path("client.crt").exists() && config.path("client.key").exists();
+    if there() {
+        return Ok(false);
+    }
+    // Two that begin at the same time get one certificate, not the key of another one.
+    let _one = config.lock()?;
+    if there() {
         return Ok(false);
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -233,5 +239,23 @@ mod tests {
         assert!(pem(&key, |l| l.ends_with("PRIVATE KEY")).is_some());
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
         assert!(parsed.subject().to_string().contains("root@box"));
+    }
+    #[test]
+    fn clients_that_begin_together_share_one_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let config = Config::load_from(dir.path().to_owned()).unwrap();
+                    ensure_client_cert(&config).unwrap();
+                    config.save().unwrap();
+                    // It refuses a key of another certificate.
+                    client_config(&config, Expect::Any(Arc::default())).unwrap();
+                });
+            }
+        });
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["client.crt", "client.key", "config.yml"]);
     }
 }
