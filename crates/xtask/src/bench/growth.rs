@@ -1,6 +1,8 @@
 //! How it grows: with the number of instances, which are rows of the database without containers, and of members.
 //! Each begins with a new cluster.
 
+use std::fs;
+
 use super::rows::{Better, Point};
 use super::side::{SIZE, Side};
 use super::steady::{load, number};
@@ -14,8 +16,35 @@ const MEMBERS: &[usize] = &[3, 10, 30];
 /// Rows that are made in one transaction.
 const AT_ONCE: usize = 250;
 
+/// Where the machine's table of neighbours has its limit, which holds for all network namespaces together.
+const NEIGHBOURS: &str = "/proc/sys/net/ipv4/neigh/default/gc_thresh3";
+/// Enough for two clusters whose members all know each other.
+const ENOUGH: u32 = 8192;
+
+/// The limit of the table of neighbours is higher while this is there.
+struct Neighbours(String);
+
+impl Neighbours {
+    fn make_room() -> Result<Neighbours> {
+        let before = fs::read_to_string(NEIGHBOURS).map_err(|e| format!("{NEIGHBOURS}: {e}"))?;
+        if before.trim().parse::<u32>().is_ok_and(|limit| limit < ENOUGH) {
+            fs::write(NEIGHBOURS, ENOUGH.to_string()).map_err(|e| format!("{NEIGHBOURS}: {e}"))?;
+        }
+        Ok(Neighbours(before))
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        if let Err(e) = fs::write(NEIGHBOURS, &self.0) {
+            eprintln!("    {NEIGHBOURS} could not be set back to {}: {e}", self.0.trim());
+        }
+    }
+}
+
 /// Measures.
 pub fn measure(bench: &mut Bench) -> Result<()> {
+    let _room = Neighbours::make_room()?;
     let (instances, members) = if bench.quick { (&INSTANCES[..3], &MEMBERS[..2]) } else { (INSTANCES, MEMBERS) };
     for side in &mut bench.sides {
         form(side, SIZE)?;
