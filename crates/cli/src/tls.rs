@@ -240,6 +240,7 @@ mod tests {
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
         assert!(parsed.subject().to_string().contains("root@box"));
     }
+
     #[test]
     fn clients_that_begin_together_share_one_certificate() {
         let dir = tempfile::tempdir().unwrap();

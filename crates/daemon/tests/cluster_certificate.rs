@@ -186,10 +186,8 @@ fn the_certificate_is_replaced_on_all_members_be_they_there_or_not() -> Result<(
     // Without a majority nothing happens.
     cluster.kill(2)?;
     cluster.kill(3)?;
-    let file = |name: &str| cluster.lab.machines[1].dir.join(name).to_string_lossy().into_owned();
-    std::fs::write(file("new.crt"), &new.certificate)?;
-    std::fs::write(file("new.key"), &new.key)?;
-    let said = cluster.refused(1, &["cluster", "update-certificate", &file("new.crt"), &file("new.key")])?;
+    let files = files_of(&cluster, 1, &new)?;
+    let said = cluster.refused(1, &["cluster", "update-certificate", &files[0], &files[1]])?;
     assert!(said.contains("majority"), "{said}");
     assert_eq!(shown(&cluster, 1)?, first);
     Ok(())
