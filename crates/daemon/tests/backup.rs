@@ -260,16 +260,14 @@ fn wrong_files(cluster: &mut Cluster, file: &Path) -> Result<()> {
 fn first_is_killed(cluster: &mut Cluster, file: &Path) -> Result<()> {
     for point in ["restore:ready", "restore:begun"] {
         let machine = &cluster.lab.machines[3];
-        let (hold, held) = (machine.incus_dir().join("hold"), machine.incus_dir().join("held"));
-        std::fs::write(&hold, point)?;
+        cluster.hold(4, point)?;
         let mut command = machine.command(&cluster.programs.incusd);
         command.arg("cluster").args(wish(4, file)).envs(HOLD.iter().copied());
         let mut child = command.spawn()?;
-        cluster.until("it is held", || Ok(held.exists().then_some(())))?;
+        cluster.held(4)?;
         lab::must("kill", &["-KILL", &lab::run::only_child(child.id())?.to_string()])?;
         child.wait()?;
-        std::fs::remove_file(&hold)?;
-        std::fs::remove_file(&held)?;
+        cluster.release(4);
         let begun = machine.incus_dir().join("database/restoring").exists();
         assert_eq!(begun, point == "restore:begun");
         if !begun {

@@ -133,13 +133,12 @@ fn only_the_right_token_lets_a_server_in_and_a_failed_join_leaves_nothing() -> R
     assert!(said.contains("can't reach the joining server at 10.77.0.2:8443"), "{said}");
     cluster.lab.machines[0].must("nft", &["delete", "table", "inet", "block"])?;
     // If that comes later it is given up on both sides, and the token is good again.
-    let root = cluster.lab.machines[1].incus_dir();
-    std::fs::write(root.join("hold"), "join:accepted")?;
+    cluster.hold(2, "join:accepted")?;
     let said = std::thread::scope(|s| -> Result<String> {
         let joining = s.spawn(|| cluster.join_with(2, &good).map_err(|e| e.to_string()));
-        cluster.until("it is held", || Ok(root.join("held").exists().then_some(())))?;
+        cluster.held(2)?;
         block()?;
-        std::fs::remove_file(root.join("hold"))?;
+        cluster.release(2);
         joining.join().unwrap()?.refused()
     })?;
     assert!(said.contains("did not arrive"), "{said}");

@@ -45,29 +45,26 @@ fn files_of(cluster: &Cluster, number: usize, new: &Identity) -> Result<[String;
 /// follow the database write them one after another, and a crash between the files and their use is made up for.
 fn files_stay_whole(cluster: &mut Cluster, old: &Identity) -> Result<()> {
     let root = cluster.lab.machines[0].incus_dir();
-    let (hold, held) = (root.join("hold"), root.join("held"));
     let whole = |new: &Identity| -> Result<bool> {
         let file = |name: &str| std::fs::read_to_string(root.join(name));
         Ok(file("cluster.crt")? == new.certificate && file("cluster.key")? == new.key)
     };
     let (first, second) = (valid_in(2020, 2088), valid_in(2020, 2087));
-    std::fs::write(&hold, "certificate:written")?;
+    cluster.hold(1, "certificate:written")?;
     let mut update = updating(cluster, 1, &first)?;
-    cluster.until("somebody takes it into use", || Ok(held.exists().then_some(())))?;
-    std::fs::remove_file(&held)?;
+    // Somebody takes it into use.
+    cluster.held(1)?;
     std::thread::sleep(Duration::from_millis(500));
-    let another = held.exists();
-    std::fs::remove_file(&hold)?;
+    let another = cluster.came(1);
+    cluster.release(1);
     assert!(update.wait()?.success() && !another, "somebody else has written the files as well: {another}");
     assert!(whole(&first)? && shown(cluster, 1)? == first.fingerprint()?);
 
-    std::fs::write(&hold, "certificate:written")?;
+    cluster.hold(1, "certificate:written")?;
     let mut update = updating(cluster, 3, &second)?;
-    cluster.until("it is written", || Ok(held.exists().then_some(())))?;
+    cluster.held(1)?;
     cluster.kill(1)?;
-    for file in [&held, &hold] {
-        std::fs::remove_file(file)?;
-    }
+    cluster.release(1);
     assert!(update.wait()?.success(), "members that take long are not waited for");
     cluster.start(1)?;
     assert!(whole(&second)? && shown(cluster, 1)? == second.fingerprint()?);

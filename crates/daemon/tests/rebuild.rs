@@ -133,7 +133,7 @@ fn a_rebuild_that_is_interrupted_is_undone_or_ended() -> Result<()> {
             };
             cluster.incus(1, &["init", "--empty", "c1", "-s", pool])?;
             fs::write(root.join("mark"), "old")?;
-            fs::write(home.join("hold"), point)?;
+            cluster.hold(1, point)?;
             let (socket, body) = (
                 home.join("unix.socket").to_string_lossy().into_owned(),
                 r#"{"source": {"type": "image", "alias": "busybox"}}"#,
@@ -141,12 +141,10 @@ fn a_rebuild_that_is_interrupted_is_undone_or_ended() -> Result<()> {
             let url = "http://incus/1.0/instances/c1/rebuild";
             let ask = ["-s", "--unix-socket", &socket, "-X", "POST", "-d", body, url];
             cluster.lab.machines[0].must("curl", &ask)?;
-            cluster.until("the point reached", || Ok(home.join("held").exists().then_some(())))?;
+            cluster.held(1)?;
             assert_eq!(fs::read_to_string(root.join("mark"))?, "old", "{pool}, {point}: until then it is there");
             cluster.kill(1)?;
-            for file in ["hold", "held"] {
-                fs::remove_file(home.join(file))?;
-            }
+            cluster.release(1);
             cluster.start_in(1, HOLD)?;
             cluster.until("what was left is gone", || Ok((names(&containers) == ["c1"]).then_some(())))?;
             assert_eq!((!root.join("mark").exists(), base(&cluster)?), (done, done), "{pool}, {point}");
@@ -181,20 +179,19 @@ fn a_rebuild_that_loses_the_majority_is_undone_or_ended() -> Result<()> {
     }
     let mut cluster = Cluster::form_in(Lab::temporary("rebuild3", 3)?, Programs::built()?, HOLD)?;
     cluster.import_busybox("busybox")?;
-    let home = cluster.lab.machines[0].incus_dir();
-    let containers = home.join("storage-pools/local/containers");
+    let containers = cluster.lab.machines[0].incus_dir().join("storage-pools/local/containers");
     let mark = containers.join("c1/rootfs/mark");
     for back in [Back::Meanwhile, Back::Later, Back::Alone] {
         cluster.incus(1, &["init", "--empty", "c1", "-s", "local", "--target", "server1"])?;
         fs::write(&mark, "old")?;
-        fs::write(home.join("hold"), "rebuild:prepared")?;
+        cluster.hold(1, "rebuild:prepared")?;
         let mut command = cluster.lab.machines[0].command(&cluster.programs.incus);
         command.args(["rebuild", "busybox", "c1"]).stdin(Stdio::null()).stderr(Stdio::null());
         let mut asked = command.spawn()?;
-        cluster.until("the point reached", || Ok(home.join("held").exists().then_some(())))?;
+        cluster.held(1)?;
         cluster.kill(2)?;
         cluster.kill(3)?;
-        fs::remove_file(home.join("hold"))?;
+        cluster.release(1);
         let mut said = None;
         if back != Back::Meanwhile {
             said = Some(cluster.until("it is given up", || Ok(asked.try_wait()?))?.success());

@@ -98,14 +98,13 @@ fn an_empty_member_is_removed_and_is_a_fresh_server_again() -> Result<()> {
 /// Whoever carries the removal out dies when the member is out of the database and not forgotten yet: it is taken in
 /// again, and nothing has happened.
 fn interrupted(cluster: &mut Cluster) -> Result<()> {
-    std::fs::write(cluster.lab.machines[0].incus_dir().join("hold"), "remove:taken-out")?;
+    cluster.hold(1, "remove:taken-out")?;
     let program = cluster.programs.incus.to_string_lossy().into_owned();
     let mut client = cluster.lab.machines[0].command(&program).args(["cluster", "remove", "server2"]).spawn()?;
-    let held = cluster.lab.machines[0].incus_dir().join("held");
-    cluster.until("the removal is held", || Ok(held.exists().then_some(())))?;
+    cluster.held(1)?;
     cluster.kill(1)?;
     client.wait()?;
-    std::fs::remove_file(cluster.lab.machines[0].incus_dir().join("hold"))?;
+    cluster.release(1);
     cluster.start_in(1, HOLD)?;
     cluster.until("it takes part again", || {
         Ok((cluster.incus_in(2, &["profile", "create", "again"], "")?.code == 0).then_some(()))

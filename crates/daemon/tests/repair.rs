@@ -1,7 +1,7 @@
 //! `incusd cluster`: repairing a cluster from the files of its members, with real daemons on machines of the lab.
 #![allow(clippy::unwrap_used)]
 
-use lab::cluster::{PATIENCE, Programs};
+use lab::cluster::{HOLD, PATIENCE, Programs};
 use lab::{Cluster, Lab, Result};
 
 /// `incus admin cluster` on a machine; what it printed.
@@ -17,17 +17,15 @@ fn refused(cluster: &Cluster, number: usize, args: &[&str], stdin: &str, why: &s
 
 /// The recovery is killed when all is settled and nothing is changed yet.
 fn killed_in_the_middle(cluster: &Cluster) -> Result<()> {
-    let machine = &cluster.lab.machines[0];
-    std::fs::write(machine.incus_dir().join("hold"), "recover:settled")?;
-    let mut command = machine.command(&cluster.programs.incusd);
-    command.args(["cluster", "recover-from-quorum-loss", "-q"]).env("INCUS_TEST_HOLD", "1");
+    cluster.hold(1, "recover:settled")?;
+    let mut command = cluster.lab.machines[0].command(&cluster.programs.incusd);
+    command.args(["cluster", "recover-from-quorum-loss", "-q"]).envs(HOLD.iter().copied());
     let mut child = command.spawn()?;
-    let held = machine.incus_dir().join("held");
-    cluster.until("it is held", || Ok(held.exists().then_some(())))?;
+    cluster.held(1)?;
     lab::must("kill", &["-KILL", &lab::run::only_child(child.id())?.to_string()])?;
     child.wait()?;
-    std::fs::remove_file(machine.incus_dir().join("hold"))?;
-    Ok(std::fs::remove_file(held)?)
+    cluster.release(1);
+    Ok(())
 }
 
 #[test]

@@ -90,21 +90,6 @@ impl World {
         });
         fs::write(self.mnt.join("leases").join(format!("{volume}.{number}")), text.to_string()).unwrap();
     }
-
-    fn hold(&self, machine: usize, point: &str) -> Result<()> {
-        let dir = self.cluster.lab.machines[machine - 1].incus_dir();
-        let _ = fs::remove_file(dir.join("held"));
-        Ok(fs::write(dir.join("hold"), point)?)
-    }
-
-    fn held(&self, machine: usize) -> Result<()> {
-        let file = self.cluster.lab.machines[machine - 1].incus_dir().join("held");
-        self.cluster.until("the point reached", || Ok(file.exists().then_some(())))
-    }
-
-    fn let_go(&self, machine: usize) {
-        let _ = fs::remove_file(self.cluster.lab.machines[machine - 1].incus_dir().join("hold"));
-    }
 }
 
 /// Names in a directory.
@@ -297,7 +282,7 @@ fn a_move_on_shared_storage_survives_a_killed_daemon_at_each_step() -> Result<()
                     let all = [1, 2].map(|n| world.cluster.member(3, n, 's'));
                     Ok(all.into_iter().all(|s| s.is_ok_and(|s| s == "ONLINE")).then_some(()))
                 })?;
-                world.hold(at, &point)?;
+                world.cluster.hold(at, &point)?;
                 let machine = &world.cluster.lab.machines[2];
                 let mut client = machine
                     .command(&world.cluster.programs.incus)
@@ -306,10 +291,10 @@ fn a_move_on_shared_storage_survives_a_killed_daemon_at_each_step() -> Result<()
                     .stdout(Stdio::null())
                     .stderr(Stdio::null())
                     .spawn()?;
-                world.held(at)?;
+                world.cluster.held(at)?;
                 let victim = if source { at } else { to };
                 world.cluster.kill(victim)?;
-                world.let_go(at);
+                world.cluster.release(at);
                 world.cluster.start_in(victim, HOLD)?;
                 // It arrives, or it stays: in either case it runs in one place and keeps its files.
                 let place = world.cluster.until(&case, || {

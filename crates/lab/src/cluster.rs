@@ -69,7 +69,7 @@ impl Programs {
 /// How long a daemon may take to become ready, and anything else that should take a moment.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Environment of daemons that tests can hold at points of what they do.
+/// Environment of programs that tests can hold at points of what they do: see [`Cluster::hold`].
 pub const HOLD: &[(&str, &str)] = &[("INCUS_TEST_HOLD", "1")];
 
 /// A lab with a cluster on it.
@@ -261,6 +261,35 @@ impl Cluster {
         let machine = self.lab.machine(number);
         machine.start_daemon(&incusd, env)?;
         machine.wait_ready(PATIENCE)
+    }
+
+    /// The daemon of machine `number` is to wait when it comes to that point, until it is released or killed. It needs
+    /// [`HOLD`] in its environment.
+    pub fn hold(&self, number: usize, point: &str) -> Result<()> {
+        // Of one that was killed where it was held.
+        let _ = std::fs::remove_file(self.note(number, "held"));
+        Ok(std::fs::write(self.note(number, "hold"), point)?)
+    }
+
+    /// Waits until it has come to the point.
+    pub fn held(&self, number: usize) -> Result<()> {
+        let point = std::fs::read_to_string(self.note(number, "hold"))?;
+        self.until(&format!("server{number} at {point}"), || Ok(self.came(number).then_some(())))
+    }
+
+    /// True if it has come to the point since that was asked last.
+    pub fn came(&self, number: usize) -> bool {
+        self.note(number, "hold").exists() && std::fs::remove_file(self.note(number, "held")).is_ok()
+    }
+
+    /// Lets it go on, and holds it no more.
+    pub fn release(&self, number: usize) {
+        let _ = std::fs::remove_file(self.note(number, "hold"));
+    }
+
+    /// A file by which a daemon is told where to wait, or tells that it does.
+    fn note(&self, number: usize, name: &str) -> PathBuf {
+        self.lab.machines[number - 1].incus_dir().join(name)
     }
 }
 

@@ -94,14 +94,14 @@ fn at_a_time(world: &World) -> Result<()> {
     assert!(said.contains("Value must be between 0 and 1000"), "{said}");
     for width in ["1", "3"] {
         cluster.incus(1, &["config", "set", &format!("cluster.evacuation.parallel={width}")])?;
-        world.hold(2, "plan:stop:before")?;
+        world.cluster.hold(2, "plan:stop:before")?;
         let mut client = world.begin(1, &["cluster", "evacuate", "server2", "--force", "--action", "stop"])?;
-        world.held(2)?;
+        world.cluster.held(2)?;
         let running = ["admin", "sql", "global", "SELECT 'n' || count(*) FROM plan_steps WHERE state = 'running'"];
         // The one that doesn't run needs nothing.
         let wanted = format!("n{width}");
         cluster.until("as many begun", || Ok(cluster.incus(1, &running)?.contains(&wanted).then_some(())))?;
-        world.release(2);
+        world.cluster.release(2);
         assert!(client.wait()?.success());
         cluster.incus(1, &["cluster", "restore", "server2", "--force"])?;
     }

@@ -38,14 +38,14 @@ fn operation(world: &World) -> Result<String> {
 
 /// Begins something, cancels it when a machine holds at that point, and lets it end; what the client said.
 fn cancelled(world: &World, args: &[&str], machine: usize, point: &str, client: &str) -> Result<String> {
-    world.hold(machine, point)?;
+    world.cluster.hold(machine, point)?;
     let ours = world.cluster.lab.machines[0].command(&world.cluster.programs.incus);
     let mut ours = ours;
     let begun = ours.args(args).stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn()?;
-    world.held(machine)?;
+    world.cluster.held(machine)?;
     let id = operation(world)?;
     world.cluster.lab.machines[2].must(client, &["operation", "delete", &id])?;
-    world.release(machine);
+    world.cluster.release(machine);
     let said = begun.wait_with_output()?;
     assert!(!said.status.success());
     let state = ["admin", "sql", "global", "SELECT state FROM plans ORDER BY id DESC LIMIT 1"];
@@ -108,13 +108,13 @@ fn of_a_move(world: &World) -> Result<()> {
 /// The wish outlives the daemon.
 fn and_a_crash(world: &mut World) -> Result<()> {
     for point in ["plan:stop:after", "plan:copy:after"] {
-        world.hold(2, point)?;
+        world.cluster.hold(2, point)?;
         let mut client = world.begin(1, &EVACUATE)?;
-        world.held(2)?;
+        world.cluster.held(2)?;
         let id = operation(world)?;
         world.cluster.incus(1, &["operation", "delete", &id])?;
         world.cluster.kill(2)?;
-        world.release(2);
+        world.cluster.release(2);
         world.start(2)?;
         assert_eq!(world.settled(1, 2)?, "ONLINE");
         let _ = client.wait();

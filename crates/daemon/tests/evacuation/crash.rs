@@ -89,11 +89,11 @@ fn one(world: &mut World, case: &Case) -> Result<()> {
     world
         .cluster
         .until("the target heard of", || Ok((world.cluster.member(subject, target, 's')? == "ONLINE").then_some(())))?;
-    world.hold(holder, &case.point)?;
+    world.cluster.hold(holder, &case.point)?;
     let mut client = world.begin(witness, &["cluster", "evacuate", &name, "--force"])?;
-    world.held(holder)?;
+    world.cluster.held(holder)?;
     world.cluster.kill(victim)?;
-    world.release(holder);
+    world.cluster.release(holder);
     world.start(victim)?;
     let state = world.settled(witness, subject)?;
     let _ = client.kill();

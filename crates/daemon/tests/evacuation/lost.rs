@@ -25,12 +25,12 @@ fn what_a_lost_member_was_doing_is_ended_by_the_others() -> Result<()> {
 /// The receiving member stays away: another one takes the instances.
 fn receiver(world: &mut World) -> Result<()> {
     world.cluster.incus(1, &["cluster", "set", "server1", "scheduler.instance=manual"])?;
-    world.hold(3, "member:fetch:before")?;
+    world.cluster.hold(3, "member:fetch:before")?;
     let mut client = world.begin(1, &["cluster", "evacuate", "server2", "--force"])?;
-    world.held(3)?;
+    world.cluster.held(3)?;
     world.cluster.incus(1, &["cluster", "set", "server1", "scheduler.instance=all"])?;
     world.cluster.kill(3)?;
-    world.release(3);
+    world.cluster.release(3);
     let began = Instant::now();
     assert_eq!(world.settled(1, 2)?, "EVACUATED");
     println!("went elsewhere after {} s", began.elapsed().as_secs());
@@ -45,9 +45,9 @@ fn receiver(world: &mut World) -> Result<()> {
 /// leader ends the plan. When the member is back nothing runs twice and nothing is left over.
 fn runner(world: &mut World, point: &str, committed: bool) -> Result<()> {
     world.cluster.incus(1, &["config", "set", "c2", "cluster.evacuate=stop"])?;
-    world.hold(2, point)?;
+    world.cluster.hold(2, point)?;
     let mut client = world.begin(1, &["cluster", "evacuate", "server2", "--force"])?;
-    world.held(2)?;
+    world.cluster.held(2)?;
     world
         .cluster
         .until("the other one stopped", || Ok((world.cluster.instances(1)?["c2"].0 == "STOPPED").then_some(())))?;
@@ -57,7 +57,7 @@ fn runner(world: &mut World, point: &str, committed: bool) -> Result<()> {
     let wanted = if committed { "EVACUATED" } else { "OFFLINE" };
     assert_eq!(world.settled(1, 2)?, wanted);
     println!("the leader has ended the plan after {} s", began.elapsed().as_secs());
-    world.release(2);
+    world.cluster.release(2);
     let list = world.cluster.instances(1)?;
     assert_eq!(list["c1"].0 == "RUNNING", committed, "{list:?}");
     let to = list["c1"].1.trim_start_matches("server").parse::<usize>()?;
@@ -72,12 +72,12 @@ fn runner(world: &mut World, point: &str, committed: bool) -> Result<()> {
 
 /// Without a majority the plan waits, and goes on when there is one.
 fn minority(world: &mut World) -> Result<()> {
-    world.hold(2, "plan:stop:after")?;
+    world.cluster.hold(2, "plan:stop:after")?;
     let mut client = world.begin(2, &["cluster", "evacuate", "server2", "--force"])?;
-    world.held(2)?;
+    world.cluster.held(2)?;
     world.cluster.kill(1)?;
     world.cluster.kill(3)?;
-    world.release(2);
+    world.cluster.release(2);
     std::thread::sleep(Duration::from_secs(4));
     assert!(world.cluster.machine(2).daemon_runs());
     world.start(1)?;

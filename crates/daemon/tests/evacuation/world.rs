@@ -111,27 +111,6 @@ impl World {
         Ok(command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
     }
 
-    fn hold_file(&self, machine: usize, name: &str) -> PathBuf {
-        self.cluster.lab.machines[machine - 1].incus_dir().join(name)
-    }
-
-    /// The daemon of a machine is to wait at that point.
-    pub fn hold(&self, machine: usize, point: &str) -> Result<()> {
-        let _ = std::fs::remove_file(self.hold_file(machine, "held"));
-        Ok(std::fs::write(self.hold_file(machine, "hold"), point)?)
-    }
-
-    /// Waits until it has come to the point.
-    pub fn held(&self, machine: usize) -> Result<()> {
-        let file = self.hold_file(machine, "held");
-        self.cluster.until("the point reached", || Ok(file.exists().then_some(())))
-    }
-
-    /// Lets it go on.
-    pub fn release(&self, machine: usize) {
-        let _ = std::fs::remove_file(self.hold_file(machine, "hold"));
-    }
-
     /// Starts the daemon of a machine again.
     pub fn start(&mut self, number: usize) -> Result<()> {
         self.cluster.start_in(number, HOLD)

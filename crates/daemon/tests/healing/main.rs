@@ -174,12 +174,12 @@ fn strike(world: &mut World, point: &str) -> Result<Struck> {
     world.cluster.incus(other, &["cluster", "set", &format!("server{leader}"), "scheduler.instance=manual"])?;
     let before = world.writes("c1", "")?;
     for n in (1..=4).filter(|n| *n != victim) {
-        world.hold(n, point)?;
+        world.cluster.hold(n, point)?;
     }
     harm(world, Harm::PowerOff, victim)?;
-    let held = world.held()?;
+    let held = world.cluster.until(&format!("one at {point}"), || Ok((1..=4).find(|n| world.cluster.came(*n))))?;
     world.cluster.kill(held)?;
-    (1..=4).for_each(|n| world.release(n));
+    (1..=4).for_each(|n| world.cluster.release(n));
     Ok(Struck { victim, other, leader, held, before })
 }
 

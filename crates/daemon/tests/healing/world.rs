@@ -185,27 +185,6 @@ impl World {
         })
     }
 
-    /// The daemon of a machine is to wait at that point.
-    pub fn hold(&self, machine: usize, point: &str) -> Result<()> {
-        let dir = self.cluster.lab.machines[machine - 1].incus_dir();
-        let _ = std::fs::remove_file(dir.join("held"));
-        Ok(std::fs::write(dir.join("hold"), point)?)
-    }
-
-    /// Waits until one of the daemons that are to wait has come to the point; its machine.
-    pub fn held(&self) -> Result<usize> {
-        let held = |n: &usize| {
-            let dir = self.cluster.lab.machines[n - 1].incus_dir();
-            dir.join("hold").exists() && dir.join("held").exists()
-        };
-        self.cluster.until("the point reached", || Ok((1..=4).find(held)))
-    }
-
-    /// Lets it go on.
-    pub fn release(&self, machine: usize) {
-        let _ = std::fs::remove_file(self.cluster.lab.machines[machine - 1].incus_dir().join("hold"));
-    }
-
     /// Starts the daemon of a machine again.
     pub fn start(&mut self, number: usize) -> Result<()> {
         self.cluster.start_in(number, HOLD)

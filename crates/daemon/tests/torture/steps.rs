@@ -173,11 +173,11 @@ fn one(world: &mut World, case: &Case, turn: &mut StdRng) -> Result<()> {
     let cast = Cast::new(world, turn)?;
     prepare(world, case.job, &cast)?;
     let (held, killed) = (cast.of(case.held), cast.of(case.killed));
-    world.hold(held, &case.point)?;
+    world.cluster.hold(held, &case.point)?;
     let mut client = begin(world, case, &cast)?;
-    world.held(held)?;
+    world.cluster.held(held)?;
     world.cluster.kill(killed)?;
-    world.release(held);
+    world.cluster.release(held);
     world.start(killed)?;
     ended(world, case, &cast, &mut client)
 }
