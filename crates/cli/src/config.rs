@@ -118,8 +118,17 @@ impl Config {
         })
     }
 
+    /// Changes `config.yml` as it stands now, which other clients may have changed since this was read. They wait
+    /// meanwhile: `change` is not to ask anybody, be it a person or a server. Nothing is written if it refuses.
+    pub fn change(&self, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let _alone = self.lock()?;
+        let mut config = Self::load_from(self.dir.clone())?;
+        change(&mut config)?;
+        config.save()
+    }
+
     /// Writes `config.yml`, whole or not at all.
-    pub fn save(&self) -> Result<()> {
+    fn save(&self) -> Result<()> {
         let mut map = Map::new();
         map.insert("default-remote".into(), self.default_remote.clone().into());
         let to_value = |v: serde_json::Result<Value>| v.map_err(|e| Error::internal(e.to_string()));
@@ -256,5 +265,30 @@ mod tests {
             (&config.remotes, &config.aliases, &"r".into())
         );
         assert!(again.remotes.contains_key("images"));
+    }
+
+    #[test]
+    fn changes_at_the_same_time_all_arrive() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = Config::load_from(dir.path().to_owned()).unwrap();
+        let insert = |alias: String| {
+            let changed = read.change(|config| {
+                config.aliases.insert(alias, "list".into());
+                Ok(())
+            });
+            changed.unwrap();
+        };
+        std::thread::scope(|scope| {
+            for client in 0..8 {
+                scope.spawn(move || (0..8).for_each(|n| insert(format!("{client}-{n}"))));
+            }
+        });
+        assert_eq!(Config::load_from(dir.path().to_owned()).unwrap().aliases.len(), 64);
+        let refused = read.change(|config| {
+            config.aliases.clear();
+            Err(Error::conflict("no"))
+        });
+        assert_eq!(refused.unwrap_err().message, "no");
+        assert_eq!(Config::load_from(dir.path().to_owned()).unwrap().aliases.len(), 64);
     }
 }

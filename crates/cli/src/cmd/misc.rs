@@ -57,12 +57,13 @@ pub struct AliasAdd {
 impl AliasAdd {
     /// Adds.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
-        let mut config = ctx.config.clone();
-        if config.aliases.contains_key(&self.alias) {
-            return Err(Error::conflict(format!("Alias {} already exists", self.alias)));
-        }
-        config.aliases.insert(self.alias, self.target);
-        config.save()
+        ctx.config.change(|config| {
+            if config.aliases.contains_key(&self.alias) {
+                return Err(Error::conflict(format!("Alias {} already exists", self.alias)));
+            }
+            config.aliases.insert(self.alias, self.target);
+            Ok(())
+        })
     }
 }
 
@@ -98,11 +99,8 @@ pub struct AliasRemove {
 impl AliasRemove {
     /// Removes.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
-        let mut config = ctx.config.clone();
-        if config.aliases.remove(&self.alias).is_none() {
-            return Err(Error::not_found(format!("Alias {} doesn't exist", self.alias)));
-        }
-        config.save()
+        let missing = || Error::not_found(format!("Alias {} doesn't exist", self.alias));
+        ctx.config.change(|config| config.aliases.remove(&self.alias).map(drop).ok_or_else(missing))
     }
 }
 
@@ -116,14 +114,15 @@ pub struct AliasRename {
 impl AliasRename {
     /// Renames.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
-        let mut config = ctx.config.clone();
-        if config.aliases.contains_key(&self.new_name) {
-            return Err(Error::conflict(format!("Alias {} already exists", self.new_name)));
-        }
         let missing = || Error::not_found(format!("Alias {} doesn't exist", self.alias));
-        let target = config.aliases.remove(&self.alias).ok_or_else(missing)?;
-        config.aliases.insert(self.new_name, target);
-        config.save()
+        ctx.config.change(|config| {
+            if config.aliases.contains_key(&self.new_name) {
+                return Err(Error::conflict(format!("Alias {} already exists", self.new_name)));
+            }
+            let target = config.aliases.remove(&self.alias).ok_or_else(missing)?;
+            config.aliases.insert(self.new_name, target);
+            Ok(())
+        })
     }
 }
 

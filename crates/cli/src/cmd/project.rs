@@ -160,7 +160,13 @@ impl Delete {
             server.delete(&(url(&name) + force)).await?;
             ctx.say(format!("Project {name} deleted"));
             if server.project() == Some(name.as_str()) && ctx.global.project.is_none() {
-                switch(ctx, server.remote(), "default")?;
+                ctx.config.change(|config| {
+                    // Another client may use another one by now.
+                    if let Some(remote) = config.remotes.get_mut(server.remote()).filter(|r| r.project == name) {
+                        remote.project = "default".into();
+                    }
+                    Ok(())
+                })?;
             }
         }
         Ok(())
@@ -198,16 +204,12 @@ impl Switch {
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
         let (server, name) = ctx.open_named(&self.name, "project name")?;
         server.get(&url(&name)).await?;
-        switch(ctx, server.remote(), &name)
+        ctx.config.change(|config| {
+            let gone = || Error::not_found(format!("The remote \"{}\" doesn't exist", server.remote()));
+            config.remotes.get_mut(server.remote()).ok_or_else(gone)?.project = name;
+            Ok(())
+        })
     }
-}
-
-fn switch(ctx: &Ctx, remote: &str, project: &str) -> Result<()> {
-    let mut config = ctx.config.clone();
-    if let Some(remote) = config.remotes.get_mut(remote) {
-        project.clone_into(&mut remote.project);
-    }
-    config.save()
 }
 
 /// Show which project is used

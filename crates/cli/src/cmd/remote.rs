@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     cmd::{FormatFlag, s},
-    config::{Remote as Entry, local_socket},
+    config::{Config, Remote as Entry, local_socket},
     ctx::{Ctx, tls_endpoint},
     output::{Column, Listing, level, print_list},
     prompt,
@@ -79,6 +79,14 @@ fn decode(text: &str) -> Option<Token> {
     })
 }
 
+/// Refuses the name of a remote that is there.
+fn is_free(config: &Config, name: &str) -> Result<()> {
+    match config.remotes.get(name) {
+        Some(there) => Err(Error::conflict(format!("Remote {name} exists as <{}>", there.addr))),
+        None => Ok(()),
+    }
+}
+
 /// True if an authority vouches for the server.
 async fn vouched_for(ctx: &Ctx, name: &str, url: &str) -> bool {
     let config = tls::vouched(&ctx.config).and_then(|expect| tls::client_config(&ctx.config, expect));
@@ -100,9 +108,7 @@ impl Add {
             None => address.trim_start_matches("https://").to_owned(),
         });
         let name = name.split(':').next().filter(|n| !n.is_empty()).unwrap_or("remote").to_owned();
-        if ctx.config.remotes.contains_key(&name) {
-            return Err(Error::conflict(format!("Remote {name} exists as <{}>", ctx.config.remote(&name)?.addr)));
-        }
+        is_free(&ctx.config, &name)?;
         if name.contains(['/', ' ']) {
             return Err(Error::bad_request(format!("Invalid remote name {name:?}")));
         }
@@ -111,27 +117,40 @@ impl Add {
         }
         let project = ctx.global.project.clone().unwrap_or_default();
         let protocol = self.protocol.clone().unwrap_or_else(|| "incus".into());
-        let entry = match (protocol.as_str(), address.as_str()) {
+        let (entry, certificate) = match (protocol.as_str(), address.as_str()) {
             ("simplestreams", url) => {
                 if !url.starts_with("https://") {
                     return Err(Error::bad_request("Only https URLs are supported for simplestreams"));
                 }
-                Entry { addr: url.to_owned(), protocol, public: true, ..Entry::default() }
+                (Entry { addr: url.to_owned(), protocol, public: true, ..Entry::default() }, None)
             }
             ("incus", url) if url.starts_with("unix:") => {
                 let server = Server::new(&name, Transport::new(Endpoint::Unix(local_socket(url))));
                 server.get("/1.0").await?;
-                Entry { addr: url.to_owned(), protocol, project, ..Entry::default() }
+                (Entry { addr: url.to_owned(), protocol, project, ..Entry::default() }, None)
             }
             ("incus", _) => self.tls(ctx, &name, &address, token, project).await?,
             (other, _) => return Err(Error::bad_request(format!("Invalid protocol: {other}"))),
         };
-        let mut config = ctx.config.clone();
-        config.remotes.insert(name, entry);
-        config.save()
+        ctx.config.change(|config| {
+            is_free(config, &name)?;
+            if let Some(der) = certificate {
+                config.write(&format!("servercerts/{name}.crt"), tls::to_pem(&der).as_bytes(), 0o644)?;
+            }
+            config.remotes.insert(name, entry);
+            Ok(())
+        })
     }
 
-    async fn tls(&self, ctx: &Ctx, name: &str, address: &str, token: Option<Token>, project: String) -> Result<Entry> {
+    /// A server that shows a certificate, and that certificate if it is to be kept.
+    async fn tls(
+        &self,
+        ctx: &Ctx,
+        name: &str,
+        address: &str,
+        token: Option<Token>,
+        project: String,
+    ) -> Result<(Entry, Option<Vec<u8>>)> {
         if !ctx.config.path("client.crt").exists() && !self.public {
             eprintln!("Generating a client certificate. This may take a minute...");
             tls::ensure_client_cert(&ctx.config)?;
@@ -171,7 +190,7 @@ impl Add {
         der: &[u8],
         token: Option<&Token>,
         project: String,
-    ) -> Result<Entry> {
+    ) -> Result<(Entry, Option<Vec<u8>>)> {
         let fingerprint = tls::fingerprint(der);
         let vouched = vouched_for(ctx, name, url).await;
         match token {
@@ -191,28 +210,24 @@ impl Add {
                 }
             }
         }
-        let expect = if vouched {
+        let (expect, kept) = if vouched {
             // It may be another one tomorrow, as authorities sign for weeks.
-            tls::vouched(&ctx.config)?
+            (tls::vouched(&ctx.config)?, None)
         } else {
-            ctx.config.write(&format!("servercerts/{name}.crt"), tls::to_pem(der).as_bytes(), 0o644)?;
-            tls::Expect::Pinned(der.to_vec())
+            (tls::Expect::Pinned(der.to_vec()), Some(der.to_vec()))
         };
         let server = Server::new(name, Transport::new(tls_endpoint(url, tls::client_config(&ctx.config, expect)?)?));
-        let result = self.authenticate(&server, name, token).await;
-        if let Err(e) = result {
-            let _ = std::fs::remove_file(ctx.config.server_cert(name));
-            return Err(e);
-        }
+        self.authenticate(&server, name, token).await?;
         let auth_type = if self.public { String::new() } else { "tls".into() };
-        Ok(Entry {
+        let entry = Entry {
             addr: url.to_owned(),
             auth_type,
             project,
             protocol: "incus".into(),
             public: self.public,
             ..Entry::default()
-        })
+        };
+        Ok((entry, kept))
     }
 
     /// Makes sure that the server trusts this client.
@@ -329,9 +344,9 @@ impl List {
 }
 
 /// The remote of that name, if it may be changed.
-fn changeable<'a>(ctx: &'a Ctx, name: &str) -> Result<&'a Entry> {
-    let name = name.trim_end_matches(':');
-    let found = ctx.config.remotes.get(name).ok_or_else(|| Error::not_found(format!("Remote {name} doesn't exist")))?;
+fn changeable<'a>(config: &'a mut Config, name: &str) -> Result<&'a mut Entry> {
+    let missing = || Error::not_found(format!("Remote {name} doesn't exist"));
+    let found = config.remotes.get_mut(name).ok_or_else(missing)?;
     if found.is_static(name) {
         return Err(Error::bad_request(format!("Remote {name} is static and cannot be modified")));
     }
@@ -348,17 +363,20 @@ pub struct Remove {
 impl Remove {
     /// Removes.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
-        let mut config = ctx.config.clone();
-        for name in &self.names {
-            let name = name.trim_end_matches(':');
-            changeable(ctx, name)?;
-            if config.default_remote == name {
-                return Err(Error::bad_request("Can't remove the default remote"));
+        let names: Vec<&str> = self.names.iter().map(|name| name.trim_end_matches(':')).collect();
+        ctx.config.change(|config| {
+            for name in &names {
+                changeable(config, name)?;
+                if config.default_remote == *name {
+                    return Err(Error::bad_request("Can't remove the default remote"));
+                }
             }
-            config.remotes.remove(name);
-            let _ = std::fs::remove_file(config.server_cert(name));
-        }
-        config.save()
+            for name in names {
+                config.remotes.remove(name);
+                let _ = std::fs::remove_file(config.server_cert(name));
+            }
+            Ok(())
+        })
     }
 }
 
@@ -373,20 +391,21 @@ impl Rename {
     /// Renames.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
         let (name, new_name) = (self.name.trim_end_matches(':'), self.new_name.trim_end_matches(':'));
-        let entry = changeable(ctx, name)?.clone();
-        if ctx.config.remotes.contains_key(new_name) {
-            return Err(Error::conflict(format!("Remote {new_name} already exists")));
-        }
-        let mut config = ctx.config.clone();
-        config.remotes.remove(name);
-        config.remotes.insert(new_name.to_owned(), entry);
-        if config.default_remote == name {
-            new_name.clone_into(&mut config.default_remote);
-        }
-        if config.server_cert(name).exists() {
-            std::fs::rename(config.server_cert(name), config.server_cert(new_name))?;
-        }
-        config.save()
+        ctx.config.change(|config| {
+            let entry = changeable(config, name)?.clone();
+            if config.remotes.contains_key(new_name) {
+                return Err(Error::conflict(format!("Remote {new_name} already exists")));
+            }
+            config.remotes.remove(name);
+            config.remotes.insert(new_name.to_owned(), entry);
+            if config.default_remote == name {
+                new_name.clone_into(&mut config.default_remote);
+            }
+            if config.server_cert(name).exists() {
+                std::fs::rename(config.server_cert(name), config.server_cert(new_name))?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -401,12 +420,10 @@ impl SetUrl {
     /// Changes.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
         let name = self.name.trim_end_matches(':');
-        changeable(ctx, name)?;
-        let mut config = ctx.config.clone();
-        if let Some(remote) = config.remotes.get_mut(name) {
-            remote.addr = self.url;
-        }
-        config.save()
+        ctx.config.change(|config| {
+            changeable(config, name)?.addr = self.url;
+            Ok(())
+        })
     }
 }
 
@@ -420,11 +437,76 @@ impl Switch {
     /// Switches.
     pub async fn run(self, ctx: &Ctx) -> Result<()> {
         let name = self.name.trim_end_matches(':');
-        if !ctx.config.remotes.contains_key(name) {
-            return Err(Error::not_found(format!("Remote {name} doesn't exist")));
+        ctx.config.change(|config| {
+            if !config.remotes.contains_key(name) {
+                return Err(Error::not_found(format!("Remote {name} doesn't exist")));
+            }
+            name.clone_into(&mut config.default_remote);
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+    use crate::ctx::Global;
+
+    fn add(name: &str) -> Remote {
+        Remote::Add(Add {
+            args: vec![name.to_owned(), format!("https://{name}.example.net")],
+            accept_certificate: false,
+            auth_type: None,
+            protocol: Some("simplestreams".into()),
+            public: false,
+            token: None,
+        })
+    }
+
+    /// Clients that run at the same time, and have all read the configuration before one of them changes it.
+    fn together(dir: &Path, commands: Vec<Remote>) -> Vec<Result<()>> {
+        let ctx = &Ctx { config: Config::load_from(dir.to_owned()).unwrap(), global: Global::default() };
+        let run = |command: Remote| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(command.run(ctx))
+        };
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = commands.into_iter().map(|command| scope.spawn(move || run(command))).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn clients_do_not_undo_what_others_change_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let first: Vec<Remote> = (1..=8).map(|n| add(&format!("r{n}"))).collect();
+        let second = vec![
+            Remote::Remove(Remove { names: vec!["r1".into()] }),
+            Remote::Rename(Rename { name: "r2".into(), new_name: "renamed".into() }),
+            Remote::SetUrl(SetUrl { name: "r3".into(), url: "https://moved.example.net".into() }),
+            Remote::Switch(Switch { name: "r4".into() }),
+            add("r9"),
+        ];
+        for commands in [first, second] {
+            for said in together(dir.path(), commands) {
+                said.unwrap();
+            }
         }
-        let mut config = ctx.config.clone();
-        name.clone_into(&mut config.default_remote);
-        config.save()
+        let config = Config::load_from(dir.path().to_owned()).unwrap();
+        let names: Vec<&str> = config.remotes.keys().map(String::as_str).collect();
+        assert_eq!(names, ["images", "local", "r3", "r4", "r5", "r6", "r7", "r8", "r9", "renamed"]);
+        assert_eq!(config.remotes["r3"].addr, "https://moved.example.net");
+        assert_eq!(config.default_remote, "r4");
+    }
+
+    #[test]
+    fn of_two_clients_that_add_the_same_remote_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = together(dir.path(), vec![add("r"), add("r")]);
+        let refused: Vec<&str> = said.iter().filter_map(|s| Some(s.as_ref().err()?.message.as_str())).collect();
+        assert_eq!(refused, ["Remote r exists as <https://r.example.net>"]);
     }
 }
