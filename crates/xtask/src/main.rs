@@ -39,17 +39,7 @@ enum Xtask {
     /// Mend what `check` can mend by itself.
     Fix,
     /// Measure ours beside Debian's Incus in one run.
-    Bench {
-        /// Write rows of name, unit, ours, peer, ratio here.
-        #[arg(long, value_name = "FILE")]
-        json: Option<std::path::PathBuf>,
-        /// Write plots (SVG) of how figures grow into this folder.
-        #[arg(long, value_name = "FOLDER")]
-        plots: Option<std::path::PathBuf>,
-        /// Fewer rounds, and not what takes long.
-        #[arg(long)]
-        quick: bool,
-    },
+    Bench(bench::Wanted),
     /// Try what reads bytes of others with bytes that nobody has sent yet; what breaks it is kept as a test.
     Fuzz(fuzz::Fuzz),
     /// Kill, pause, cut off and fill up members of a real cluster under load, and check what it promised.
@@ -80,7 +70,7 @@ fn main() -> ExitCode {
         Xtask::Check => check::check(),
         Xtask::Deny => deny::run(),
         Xtask::Fix => check::fix(),
-        Xtask::Bench { json, plots, quick } => bench::run(json.as_deref(), plots.as_deref(), quick),
+        Xtask::Bench(wanted) => bench::run(&wanted),
         Xtask::Fuzz(wanted) => fuzz::run(&wanted),
         Xtask::Torture(wanted) => torture::run(&wanted),
         Xtask::Sim { seeds, forever } => sim::run(seeds, forever),

@@ -42,22 +42,28 @@ impl Drop for Neighbours {
     }
 }
 
-/// Measures.
-pub fn measure(bench: &mut Bench) -> Result<()> {
-    let _room = Neighbours::make_room()?;
-    let (instances, members) = if bench.quick { (&INSTANCES[..3], &MEMBERS[..2]) } else { (INSTANCES, MEMBERS) };
+/// With the number of instances.
+pub fn of_instances(bench: &mut Bench) -> Result<()> {
+    let counts = if bench.quick { &INSTANCES[..3] } else { INSTANCES };
     for side in &mut bench.sides {
         form(side, SIZE)?;
     }
     let mut there = 0;
-    for &count in instances {
+    for &count in counts {
         for side in &bench.sides {
             insert(side, there, count)?;
         }
         there = count;
         with_instances(bench, count);
     }
-    for &count in members {
+    Ok(())
+}
+
+/// With the number of members.
+pub fn of_members(bench: &mut Bench) -> Result<()> {
+    let counts = if bench.quick { &MEMBERS[..2] } else { MEMBERS };
+    let _room = if bench.quick { None } else { Some(Neighbours::make_room()?) };
+    for &count in counts {
         for side in &mut bench.sides {
             form(side, count)?;
         }

@@ -16,7 +16,7 @@ mod side;
 mod steady;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use lab::cluster::Programs;
@@ -30,18 +30,57 @@ use side::Side;
 /// A name, a unit, and which way it is good.
 type Measure<'a> = (&'a str, &'static str, Better);
 
-/// Both sides and what was measured.
-pub struct Bench {
-    /// Ours, and the peer's.
-    sides: [Side; 2],
-    rows: Vec<Row>,
+/// What to measure, and what to do with it.
+#[derive(clap::Args)]
+pub struct Wanted {
+    /// Write rows of name, unit, ours, peer, ratio here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write plots (SVG) of how figures grow into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    /// Fewer rounds, and not what takes long.
+    #[arg(long)]
     quick: bool,
+    /// Only these parts; a cluster is formed in any case.
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Without the peer, for profiling.
+    #[arg(long)]
+    alone: bool,
 }
 
-/// Measures, prints the ratios, writes them to `json` and how they grow into the folder `plots`.
-pub fn run(json: Option<&Path>, plots: Option<&Path>, quick: bool) -> Result<()> {
+/// How a part is measured.
+type Measuring = fn(&mut Bench) -> Result<()>;
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// A cluster of three at rest, reads and writes.
+    Steady,
+    /// Instances: made, launched, moved, evacuated.
+    Instances,
+    /// Members that are killed.
+    Failures,
+    /// How it grows with the number of instances.
+    ManyInstances,
+    /// How it grows with the number of members.
+    ManyMembers,
+}
+
+/// Both sides and what was measured.
+pub struct Bench {
+    /// Ours, and the peer's if it takes part.
+    sides: Vec<Side>,
+    rows: Vec<Row>,
+    quick: bool,
+    only: Vec<Part>,
+}
+
+/// Measures, prints the ratios, and writes what is wanted.
+pub fn run(wanted: &Wanted) -> Result<()> {
     packages::install()?;
-    let peer = peer::fetch()?;
+    let peer = if wanted.alone { None } else { Some(peer::fetch()?) };
     say("building for release");
     cargo(&["build", "--release", "-p", "incusd", "-p", "incus", "-p", "xtask"])?;
     let home = PathBuf::from("/var/tmp/incus-rs-bench");
@@ -52,17 +91,20 @@ pub fn run(json: Option<&Path>, plots: Option<&Path>, quick: bool) -> Result<()>
     let bin = target().join("release");
     let ours = Programs { incusd: bin.join("incusd"), incus: bin.join("incus") };
     let theirs = Programs { incusd: peer::INCUSD.into(), incus: peer::INCUS.into() };
-    let sides = [Side::new("ours", &home, ours, None)?, Side::new("peer", &home, theirs, Some(peer))?];
-    let mut bench = Bench { sides, rows: Vec::new(), quick };
+    let mut sides = vec![Side::new("ours", &home, ours, None)?];
+    if peer.is_some() {
+        sides.push(Side::new("peer", &home, theirs, peer)?);
+    }
+    let mut bench = Bench { sides, rows: Vec::new(), quick: wanted.quick, only: wanted.only.clone() };
     let done = bench.all();
     let Bench { sides, rows, .. } = bench;
     drop(sides);
     let _ = fs::remove_dir_all(&home);
     rows::print(&rows);
-    if let Some(path) = json {
+    if let Some(path) = &wanted.json {
         rows::write(&rows, path)?;
     }
-    if let Some(folder) = plots {
+    if let Some(folder) = &wanted.plots {
         plot::write(&rows, folder)?;
     }
     say(&format!("measured in {:.0} s", began.elapsed().as_secs_f64()));
@@ -73,14 +115,20 @@ impl Bench {
     fn all(&mut self) -> Result<()> {
         say("forming clusters");
         forming::measure(self)?;
-        say("idle, reads and writes");
-        steady::measure(self)?;
-        say("instances");
-        instances::measure(self)?;
-        say("failures");
-        failures::measure(self)?;
-        say("growth");
-        growth::measure(self)
+        let parts: [(Part, &str, Measuring); 5] = [
+            (Part::Steady, "idle, reads and writes", steady::measure),
+            (Part::Instances, "instances", instances::measure),
+            (Part::Failures, "failures", failures::measure),
+            (Part::ManyInstances, "more and more instances", growth::of_instances),
+            (Part::ManyMembers, "more and more members", growth::of_members),
+        ];
+        for (part, name, measure) in parts {
+            if self.only.is_empty() || self.only.contains(&part) {
+                say(name);
+                measure(self)?;
+            }
+        }
+        Ok(())
     }
 
     /// That many rounds, fewer if it has to be quick.
