@@ -22,6 +22,8 @@ use tokio::sync::watch;
 struct Net {
     members: Mutex<HashMap<u64, Db>>,
     cut: Mutex<HashSet<u64>>,
+    /// Requests so far, by whom they were for.
+    sent: Mutex<HashMap<u64, u32>>,
     /// Loses one request or answer in five, and delivers one request in ten twice.
     bad: AtomicBool,
     /// Keeps requests in which this text stands until it is none; they arrive then.
@@ -36,11 +38,16 @@ impl Net {
         cut.contains(&a) || cut.contains(&b)
     }
 
+    fn sent(&self, to: u64) -> u32 {
+        self.sent.lock().unwrap().get(&to).copied().unwrap_or(0)
+    }
+
     fn lose(&self) -> bool {
         self.bad.load(Ordering::Relaxed) && rand::random_bool(0.1)
     }
 
     async fn carry(&self, from: u64, to: u64, request: Bytes) -> Result<Bytes> {
+        *self.sent.lock().unwrap().entry(to).or_default() += 1;
         let there = self.members.lock().unwrap().get(&to).cloned();
         let there = there.ok_or_else(|| Error::unavailable("connection refused"))?;
         if self.is_cut(from, to) || self.lose() {
@@ -576,6 +583,34 @@ async fn members_come_and_go() {
     assert_eq!(fourth.status().voters, [2, 3, 4]);
     cluster.stop(members[0].clone()).await;
     assert_eq!(members[2].write(add_one).await, Ok(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_no_vote_is_told_of_many_writes_at_once_and_sees_all_of_them_when_it_asks() {
+    let (cluster, members) = calm_three(OLD).await;
+    let (leader, spare) = (&members[0], &members[1]);
+    insist(leader, Change::Voters(vec![1, 3])).await;
+    until("the second one votes no more", async || leader.status().learners == [2]).await;
+    let (before, began) = ([2, 3].map(|id| cluster.net.sent(id)), Instant::now());
+    for n in 1..=200 {
+        assert_eq!(leader.write(add_one).await, Ok(n));
+    }
+    let heartbeats = began.elapsed().div_duration_f64(CALM);
+    let pauses = began.elapsed().div_duration_f64(Duration::from_millis(50));
+    let sent = [(2, before[0]), (3, before[1])].map(|(id, before)| cluster.net.sent(id) - before);
+    assert!(f64::from(sent[0]) < heartbeats + pauses + 4.0, "{sent:?} requests to a learner and to a voter");
+    assert!(sent[1] >= 200, "{sent:?} requests to a learner and to a voter");
+
+    for n in (201..=300).step_by(2) {
+        assert_eq!(leader.write(add_one).await, Ok(n));
+        assert_eq!(counted(spare).await, n);
+        assert_eq!(spare.write(add_one).await, Ok(n + 1));
+    }
+    // With a vote it is waited for at once.
+    insist(leader, Change::Voters(vec![1, 2])).await;
+    cluster.cut(3);
+    assert_eq!(leader.write(add_one).await, Ok(301));
+    assert_eq!(counted(spare).await, 301);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

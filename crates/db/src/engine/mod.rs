@@ -12,6 +12,7 @@ mod log;
 mod machine;
 mod network;
 pub mod offline;
+mod pace;
 mod plausible;
 mod reader;
 mod rehearsal;
@@ -225,6 +226,7 @@ impl Db {
         let raft = Raft::new(options.id, Arc::new(options.raft()?), post.clone(), log, machine.clone())
             .await
             .map_err(|e| Error::internal(format!("The database can't be opened: {e}")))?;
+        post.follow(raft.metrics());
         // What is reported of it may be older: it has only just started.
         let alone = raft
             .with_raft_state(move |state| state.membership_state.effective().membership().voter_ids().eq([options.id]))

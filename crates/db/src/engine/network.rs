@@ -1,25 +1,30 @@
 //! Raft's messages over the [`Transport`].
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api::{Error, Kind, Result};
-use openraft::OptionalSend;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::entry::RaftEntry as _;
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::EmptyNode;
 use openraft::network::v2::RaftNetworkV2;
-use openraft::network::{RPCOption, RaftNetworkFactory};
+use openraft::network::{RPCOption, RaftNetworkFactory, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::type_config::alias::{SnapshotOf, VoteOf};
+use openraft::type_config::alias::{SnapshotOf, VoteOf, WatchReceiverOf};
+use openraft::{OptionalSend, RaftMetrics};
 
 use super::Transport;
 use super::copy::{Copy, Incoming};
 use super::machine::{Machine, meta};
+use super::pace::{Pace, Paces};
 use super::runtime::{blocking, random};
 use super::types::{Answer, Letter, Reply, Request, Types};
 
@@ -32,13 +37,26 @@ pub(super) struct Post {
     pub id: u64,
     pub machine: Machine,
     pub transport: Arc<dyn Transport>,
+    pub paces: Paces,
     told: Arc<AtomicU64>,
+    /// Who votes; there once Raft runs.
+    members: Arc<OnceLock<WatchReceiverOf<Types, RaftMetrics<Types>>>>,
 }
 
 impl Post {
     /// What member `id`, which has that replica, sends.
     pub fn new(id: u64, machine: Machine, transport: Arc<dyn Transport>) -> Post {
-        Post { id, machine, transport, told: Arc::default() }
+        Post { id, machine, transport, paces: Paces::default(), told: Arc::default(), members: Arc::default() }
+    }
+
+    /// Tells it who the members are.
+    pub fn follow(&self, members: WatchReceiverOf<Types, RaftMetrics<Types>>) {
+        let _ = self.members.set(members);
+    }
+
+    fn votes(&self, id: u64) -> bool {
+        let Some(members) = self.members.get() else { return true };
+        members.borrow_watched().membership_config.membership().voter_ids().any(|voter| voter == id)
     }
 
     /// The last entry of which this member, as a leader, has told another one that it may be applied.
@@ -78,6 +96,7 @@ impl Post {
 pub(super) struct Peer {
     post: Post,
     to: u64,
+    pace: Arc<Pace>,
 }
 
 /// What Raft is told when no answer of the right kind came.
@@ -112,13 +131,42 @@ impl RaftNetworkV2<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        if let Some(committed) = &request.leader_commit {
-            self.post.told.fetch_max(committed.index(), Ordering::SeqCst);
-        }
+        let count = request.leader_commit.map_or(0, |committed| committed.index());
+        let last = request.entries.last().map(|entry| entry.log_id()).or(request.prev_log_id);
+        let known = last.map_or(0, |last| last.index());
+        self.post.told.fetch_max(count, Ordering::SeqCst);
         match self.ask(Request::Append(request), &option).await {
-            Ok(Reply::Append(r)) => Ok(r),
+            Ok(Reply::Append(r)) => {
+                self.pace.told(count.min(known));
+                Ok(r)
+            }
             other => Err(RPCError::Unreachable(unreachable(other))),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        requests: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let (post, to, pace) = (self.post.clone(), self.to, self.pace.clone());
+        // A request has all entries that there are when it is asked for.
+        let at_its_pace = stream::unfold((requests, false), move |(mut requests, told_before)| {
+            let (post, pace) = (post.clone(), pace.clone());
+            async move {
+                // A heartbeat is alone.
+                let more = requests.size_hint().1 != Some(0);
+                if told_before && more && !post.votes(to) {
+                    pace.turn().await;
+                }
+                let request = requests.next().await?;
+                Some((request, (requests, true)))
+            }
+        });
+        stream_append_sequential(self, at_its_pace.boxed(), option)
     }
 
     async fn vote(
@@ -172,6 +220,6 @@ impl RaftNetworkFactory<Types> for Post {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Peer {
-        Peer { post: self.clone(), to: target }
+        Peer { post: self.clone(), to: target, pace: self.paces.of(target) }
     }
 }

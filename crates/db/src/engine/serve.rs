@@ -90,17 +90,28 @@ impl Db {
                 Reply::Snapshot(self.raft.install_full_snapshot(vote, snapshot).await.map_err(unavailable)?)
             }
             Request::Transfer(r) => Reply::Transfer(self.raft.handle_transfer_leader(r).await.map_err(unavailable)?),
-            Request::Ticket => Reply::Ticket(self.ticket_for(from).await?),
+            Request::Ticket => {
+                let ticket = self.ticket_for(from).await?;
+                self.post.paces.of(from).needs(ticket.base);
+                Reply::Ticket(ticket)
+            }
             Request::Propose { ticket, command } => {
                 let proposed = self.propose_here(command).await;
                 self.tickets.give_back(ticket);
+                if let Ok(Reply::Proposed { index, .. }) = &proposed {
+                    self.post.paces.of(from).needs(*index);
+                }
                 proposed?
             }
             Request::GiveBack(number) => {
                 self.tickets.give_back(number);
                 Reply::Done
             }
-            Request::ReadIndex => Reply::ReadIndex(self.confirm_lead().await?),
+            Request::ReadIndex => {
+                let index = self.confirm_lead().await?;
+                self.post.paces.of(from).needs(index);
+                Reply::ReadIndex(index)
+            }
             Request::Change(change) => {
                 self.change_here(change).await?;
                 Reply::Done
@@ -247,7 +258,11 @@ impl Db {
             Change::Voters(ids) if ids.is_empty() => {
                 return Err(Error::bad_request("The database can't do without voters"));
             }
-            Change::Voters(ids) => (ChangeMembers::ReplaceAllVoters(ids.into_iter().collect()), true),
+            Change::Voters(ids) => {
+                // From now on it is waited for what they have written.
+                ids.iter().for_each(|id| self.post.paces.of(*id).needs(u64::MAX));
+                (ChangeMembers::ReplaceAllVoters(ids.into_iter().collect()), true)
+            }
             Change::Remove(id) if self.status().voters.contains(&id) => {
                 (ChangeMembers::RemoveVoters([id].into()), false)
             }
