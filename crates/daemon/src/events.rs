@@ -57,8 +57,6 @@ pub struct Happened {
     pub event: Event,
     /// Its id; `None` for one that is told on this member only.
     pub id: Option<Id>,
-    /// True if it is an event of this member.
-    pub own: bool,
 }
 
 /// On which ways events come in and go out.
@@ -104,6 +102,8 @@ impl Ways {
 /// Where events come together.
 pub struct Hub {
     events: broadcast::Sender<Arc<Happened>>,
+    /// For the other members that listen: there may be many, whom most of what happens here does not concern.
+    outgoing: broadcast::Sender<Arc<Happened>>,
     location: RwLock<String>,
     start: u64,
     sent: AtomicU64,
@@ -118,6 +118,7 @@ impl Hub {
     pub fn new() -> Hub {
         Hub {
             events: broadcast::Sender::new(BACKLOG),
+            outgoing: broadcast::Sender::new(BACKLOG),
             location: RwLock::new("none".into()),
             start: rand::random(),
             sent: AtomicU64::new(0),
@@ -135,6 +136,11 @@ impl Hub {
     /// Listens from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Happened>> {
         self.events.subscribe()
+    }
+
+    /// Listens from now on to what other members are told: the events of this one, and while it is a hub, all others too.
+    pub fn outgoing(&self) -> broadcast::Receiver<Arc<Happened>> {
+        self.outgoing.subscribe()
     }
 
     /// The ways, as they change.
@@ -190,14 +196,18 @@ impl Hub {
     pub fn take_in(&self, id: Id, event: Event) -> bool {
         let news = id.0 != self.start && self.seen.lock().unwrap_or_else(PoisonError::into_inner).is_new(id);
         if news {
-            let _ = self.events.send(Arc::new(Happened { event, id: Some(id), own: false }));
+            let happened = Arc::new(Happened { event, id: Some(id) });
+            if self.ways.borrow().relay() {
+                let _ = self.outgoing.send(happened.clone());
+            }
+            let _ = self.events.send(happened);
         }
         news
     }
 
     /// Tells those who listen on this member, and nobody else.
     pub fn tell_here(&self, event: Event) {
-        let _ = self.events.send(Arc::new(Happened { event, id: None, own: false }));
+        let _ = self.events.send(Arc::new(Happened { event, id: None }));
     }
 
     /// Tells that an operation has changed.
@@ -211,7 +221,7 @@ impl Hub {
     }
 
     fn send(&self, kind: &str, metadata: &impl Serialize, project: &str) {
-        if self.events.receiver_count() == 0 {
+        if self.events.receiver_count() + self.outgoing.receiver_count() == 0 {
             return;
         }
         let location = self.location.read().unwrap_or_else(PoisonError::into_inner).clone();
@@ -223,7 +233,9 @@ impl Hub {
             kind: kind.to_owned(),
         };
         let id = Some(Id(self.start, self.sent.fetch_add(1, Ordering::Relaxed)));
-        let _ = self.events.send(Arc::new(Happened { event, id, own: true }));
+        let happened = Arc::new(Happened { event, id });
+        let _ = self.outgoing.send(happened.clone());
+        let _ = self.events.send(happened);
     }
 }
 
@@ -293,6 +305,32 @@ mod tests {
         hub.set_heard("b", false);
         assert!(!hub.ways().borrow().a_hub(), "whom a hub hears is forgotten with it");
         assert!(tokio::time::timeout(Duration::from_millis(20), hub.hear("a")).await.is_err());
+    }
+
+    #[test]
+    fn other_members_are_told_of_own_events_and_by_a_hub_of_all() {
+        let hub = Hub::new();
+        let (mut here, mut outgoing) = (hub.subscribe(), hub.outgoing());
+        let of_another = || Event {
+            location: "server2".into(),
+            metadata: Value::Null,
+            project: String::new(),
+            timestamp: Timestamp::now(),
+            kind: LIFECYCLE.into(),
+        };
+        for (number, relays) in [(1, false), (2, true), (3, false)] {
+            hub.set_relays(relays);
+            hub.lifecycle(&lifecycle("own", "/1.0".into(), None), "");
+            assert!(hub.take_in(Id(hub.start + 1, number), of_another()));
+            hub.tell_here(of_another());
+        }
+        let ids = |told: &mut broadcast::Receiver<Arc<Happened>>| -> Vec<Option<Id>> {
+            std::iter::from_fn(|| told.try_recv().ok()).map(|happened| happened.id).collect()
+        };
+        let (own, other) = (|n| Some(Id(hub.start, n)), |n| Some(Id(hub.start + 1, n)));
+        assert_eq!(ids(&mut here), [own(0), other(1), None, own(1), other(2), None, own(2), other(3), None]);
+        // Who was a hub goes on for a while.
+        assert_eq!(ids(&mut outgoing), [own(0), own(1), other(2), own(2), other(3)]);
     }
 
     #[tokio::test]

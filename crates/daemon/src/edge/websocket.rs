@@ -32,7 +32,8 @@ pub const MESSAGE: usize = 16 << 20;
 /// Bytes that are kept for reading, for each websocket.
 const READING: usize = 8 << 10;
 
-fn limits() -> WebSocketConfig {
+/// What every websocket keeps to, on both sides.
+pub fn limits() -> WebSocketConfig {
     WebSocketConfig::default().max_message_size(Some(MESSAGE)).max_frame_size(Some(MESSAGE)).read_buffer_size(READING)
 }
 

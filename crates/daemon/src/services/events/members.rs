@@ -23,6 +23,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::{self, Message};
 
 use super::PING;
+use crate::edge::websocket::limits;
 use crate::events::{Hub, Told};
 use crate::operations::member_of;
 use crate::state::{Daemon, Snapshot};
@@ -136,7 +137,8 @@ async fn listen(daemon: &Daemon, member: &Member, unended: &Mutex<Unended>) -> R
         return Err(Error::unavailable(answer.status().to_string()));
     }
     let upgraded = hyper::upgrade::on(answer).await.map_err(|e| Error::unavailable(e.to_string()))?;
-    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), protocol::Role::Client, None).await;
+    let (stream, role) = (TokioIo::new(upgraded), protocol::Role::Client);
+    let mut socket = WebSocketStream::from_raw_socket(stream, role, Some(limits())).await;
     let _heard = Heard::new(hub, address);
     if lock(unended).of(member.raft_id) {
         let answer = remote.json("GET", "/1.0/operations?recursion=1&all-projects=true", None).await?;

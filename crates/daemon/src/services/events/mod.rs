@@ -84,10 +84,10 @@ async fn events(cx: Cx, request: Request<Incoming>) -> Result<Response<Body>> {
     Ok(answer)
 }
 
-/// Tells another member the events of this one, and while this one is a hub, all others too.
+/// Tells another member what goes out from this one.
 async fn tell_member(mut socket: WebSocket, cx: &Cx) {
     let hub = &cx.daemon.hub;
-    let (mut events, mut ways) = (hub.subscribe(), hub.ways());
+    let (mut events, mut ways) = (hub.outgoing(), hub.ways());
     let mut told = BTreeSet::new();
     loop {
         let passed_on = ways.borrow_and_update().passed_on();
@@ -100,10 +100,8 @@ async fn tell_member(mut socket: WebSocket, cx: &Cx) {
         let sent = tokio::select! {
             event = events.recv() => match event.as_deref() {
                 Ok(happened) => match happened.id {
-                    Some(id) if happened.own || ways.borrow().relay() => {
-                        send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await
-                    }
-                    _ => true,
+                    Some(id) => send(&mut socket, &Told::Event { id, event: happened.event.clone() }).await,
+                    None => true,
                 },
                 Err(_) => go_on(&event),
             },
