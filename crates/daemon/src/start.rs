@@ -186,19 +186,25 @@ async fn announce(daemon: &Arc<Daemon>) -> Result<()> {
 /// Renews what is kept in memory whenever the database changes, whoever changed it. Who is trusted goes by that, so
 /// nothing else is waited for.
 async fn know(daemon: Arc<Daemon>) {
+    let mut kept = None;
     loop {
         let db = daemon.db();
         let seen = db.data_index();
         if let Err(e) = daemon.refresh().await {
             tracing::warn!("refreshing what is known of the cluster: {e}");
         }
-        if let Err(e) = keep_for_start(&daemon) {
-            tracing::warn!("keeping the members' addresses for the next start: {e}");
+        let (snapshot, status) = (daemon.snapshot(), db.status());
+        let members = (status.voters, status.learners);
+        if !kept.as_ref().is_some_and(|(then, before)| Arc::ptr_eq(then, &snapshot) && *before == members) {
+            match keep_for_start(&daemon) {
+                Ok(()) => kept = Some((snapshot, members)),
+                Err(e) => tracing::warn!("keeping the members' addresses for the next start: {e}"),
+            }
         }
         daemon.renewed.send_replace(());
         tokio::select! {
             () = db.changed_since(seen) => {}
-            () = daemon.db_replaced.notified() => {}
+            () = daemon.db_replaced.notified() => kept = None,
         }
         // Changes come in groups.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -208,9 +214,14 @@ async fn know(daemon: Arc<Daemon>) {
 /// Does what follows for this member from a change of the database.
 async fn follow(daemon: Arc<Daemon>) {
     let mut renewed = daemon.renewed.subscribe();
+    let mut pools = None;
     loop {
-        if let Err(e) = services::pools::sync(&daemon).await {
-            tracing::warn!("bringing the storage pools in line with the database: {e}");
+        let now = (daemon.db().revision_of(&services::pools::TABLES), daemon.member_id());
+        if pools != Some(now) {
+            match services::pools::sync(&daemon).await {
+                Ok(()) => pools = Some(now),
+                Err(e) => tracing::warn!("bringing the storage pools in line with the database: {e}"),
+            }
         }
         if let Err(e) = services::cluster_certificate::take(&daemon).await {
             tracing::warn!("taking the cluster's certificate into use: {e}");

@@ -279,7 +279,10 @@ pub async fn open(daemon: &Arc<Daemon>, name: &str) -> Result<Arc<dyn Driver>> {
     Ok(driver_of(daemon, &pool))
 }
 
-/// Makes this member's place of all pools that wait for it; called whenever the database has changed.
+/// The tables that say what this member is to have of the pools.
+pub const TABLES: [&str; 4] = ["nodes", "storage_pools", "storage_pools_config", "storage_pools_nodes"];
+
+/// Makes this member's place of all pools that wait for it; called whenever [its tables](TABLES) have changed.
 pub async fn sync(daemon: &Arc<Daemon>) -> Result<()> {
     let own = daemon.member_id();
     let pools = daemon.db().peek(db::pools::list).await?;
@@ -481,4 +484,21 @@ pub async fn usage(daemon: &Arc<Daemon>) -> Result<std::collections::BTreeMap<St
         }
     }
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use db::Rehearsal;
+
+    use super::*;
+
+    #[test]
+    fn the_pools_are_read_from_the_tables_that_are_named() {
+        let replica = Rehearsal::new().unwrap();
+        replica.read_from(&TABLES, db::pools::list).unwrap();
+        for table in TABLES {
+            let fewer: Vec<&str> = TABLES.into_iter().filter(|t| *t != table).collect();
+            assert!(replica.read_from(&fewer, db::pools::list).is_err(), "{table} is not read");
+        }
+    }
 }
