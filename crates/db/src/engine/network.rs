@@ -135,9 +135,12 @@ impl RaftNetworkV2<Types> for Peer {
         let last = request.entries.last().map(|entry| entry.log_id()).or(request.prev_log_id);
         let known = last.map_or(0, |last| last.index());
         self.post.told.fetch_max(count, Ordering::SeqCst);
+        self.pace.telling(count);
         match self.ask(Request::Append(request), &option).await {
             Ok(Reply::Append(r)) => {
-                self.pace.told(count.min(known));
+                if r.is_success() {
+                    self.pace.told(count.min(known));
+                }
                 Ok(r)
             }
             other => Err(RPCError::Unreachable(unreachable(other))),

@@ -29,12 +29,18 @@ impl Paces {
 /// How far one member has been told, and whether it waits.
 #[derive(Default)]
 pub(super) struct Pace {
+    counts: AtomicU64,
     told: AtomicU64,
     needed: Notify,
 }
 
 impl Pace {
-    /// The member has been told that entries up to `index` count.
+    /// The member is being told that entries up to `index` count; it may lack some of them.
+    pub fn telling(&self, index: u64) {
+        self.counts.fetch_max(index, Ordering::SeqCst);
+    }
+
+    /// The member has the entries up to `index`, and knows that they count.
     pub fn told(&self, index: u64) {
         self.told.fetch_max(index, Ordering::SeqCst);
     }
@@ -46,9 +52,11 @@ impl Pace {
         }
     }
 
-    /// Waits until it is told again.
+    /// Waits until it is told again. One that has fallen behind is told without a pause.
     pub async fn turn(&self) {
-        let _ = tokio::time::timeout(PAUSE, self.needed.notified()).await;
+        if self.told.load(Ordering::SeqCst) >= self.counts.load(Ordering::SeqCst) {
+            let _ = tokio::time::timeout(PAUSE, self.needed.notified()).await;
+        }
     }
 }
 
@@ -61,6 +69,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_does_not_need_it_waits_and_who_does_is_told_at_once() {
         let pace = Paces::default().of(2);
+        for _ in 0..2 {
+            let began = Instant::now();
+            pace.telling(5);
+            pace.turn().await;
+            assert_eq!(began.elapsed(), Duration::ZERO, "it lacks some");
+            pace.told(4);
+        }
         pace.told(5);
         for (index, at_once) in [(5, false), (6, true), (4, false), (u64::MAX, true)] {
             let (waiting, began) = (pace.clone(), Instant::now());
