@@ -537,6 +537,7 @@ async fn a_replica_that_differs_is_replaced_by_a_copy() {
     spoil(3, "UPDATE counter SET n = 100");
     let spoilt = (members[2].data_index(), members[2].revision_of(&["parent"]));
     assert_eq!(members[1].check().await.unwrap(), [3]);
+    assert_eq!(counted(&members[2]).await, 1, "read while it is known to be wrong");
     until("it has been repaired", async || members[2].status().repairs == 2).await;
     same(&members).await;
     assert_eq!(members[2].data_index(), spoilt.0);

@@ -15,7 +15,7 @@ use openraft::{ChangeMembers, Instant as _};
 use tokio::time::Instant;
 
 use super::copy::Copy;
-use super::machine::Trial;
+use super::machine::{Halt, Trial};
 use super::runtime::blocking;
 use super::types::{Answer, Applied, Change, Command, Letter, Reply, Request, Ticket, Types};
 use super::{ANSWER, Db};
@@ -373,10 +373,24 @@ impl Db {
 
     /// Returns when this replica holds everything that was acknowledged before the call.
     pub async fn read_barrier(&self) -> Result<()> {
+        self.wait_until_right().await?;
         if self.knows_newest().is_some() {
             return Ok(());
         }
         self.reader.barrier(|| self.ask_and_wait()).await
+    }
+
+    /// Waits for its copy if this replica is known to differ from the others: what stands in it may never have been so.
+    pub(super) async fn wait_until_right(&self) -> Result<()> {
+        let mut halted = self.machine.watch_halted();
+        let right = |halt: &Option<Halt>| halt.as_ref().is_none_or(|halt| !halt.differs);
+        if right(&halted.borrow()) {
+            return Ok(());
+        }
+        match tokio::time::timeout(self.patience(), halted.wait_for(right)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(self.lagging()),
+        }
     }
 
     async fn ask_and_wait(&self) -> Result<()> {

@@ -197,6 +197,7 @@ impl<'a> Group<'a> {
 
     /// One attempt; false if it changed nothing and has to be made again.
     async fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Result<bool> {
+        self.db.wait_until_right().await?;
         let (left, machine) = (self.left(), &self.db.machine);
         let ticket = self.db.ticket(left).await?;
         self.db.wait_applied_for(ticket.base, self.left()).await?;
