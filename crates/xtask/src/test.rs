@@ -12,8 +12,11 @@ use crate::sh::{Result, cargo, cargo_json, say, target};
 use crate::{check, packages};
 
 /// How many programs of tests run at the same time. Those that take long wait for the most part: for elections, for
-/// members to count as offline.
-const AT_ONCE: usize = 3;
+/// members to count as offline. One of them is the torture nearly all the time.
+const AT_ONCE: usize = 4;
+
+/// For how many seconds things fail under a real cluster while the other tests run.
+const TORTURE: &str = "600";
 
 /// Those that take longest, which begin first.
 const LONG: &[&str] = &[
@@ -127,7 +130,8 @@ fn run(programs: Vec<Program>, filter: Option<&str>) -> Result<()> {
 fn run_one(program: &Program, filter: Option<&str>) -> Ran {
     let began = Instant::now();
     let mut command = Command::new(&program.path);
-    command.args(filter).current_dir(&program.home).env("CARGO_MANIFEST_DIR", &program.home).stdin(Stdio::null());
+    command.args(filter).current_dir(&program.home).stdin(Stdio::null());
+    command.env("CARGO_MANIFEST_DIR", &program.home).env("TORTURE_SECONDS", TORTURE);
     let (said, good) = match command.output() {
         Ok(out) => {
             let said = [String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)].concat();
