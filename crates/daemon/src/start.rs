@@ -7,6 +7,7 @@ use std::time::Duration;
 use api::Result;
 use api::error::Context as _;
 use api::key::{Config, Read as _};
+use client::tls::Identity;
 use cluster::{Health, Links};
 use db::local::{Local, RaftNode, RaftRole, TrustedServer};
 use db::{Db, Options, SCHEMA};
@@ -14,7 +15,7 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use crate::args::Args;
-use crate::dial::Dialler;
+use crate::dial::{Before, Dialler};
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
 use crate::state::{Daemon, Parts};
@@ -44,7 +45,7 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
     join::end_leaving(&paths, &local)?;
     let own = certs::own(&paths)?;
     let cluster = certs::of_cluster(&paths)?;
-    let (dialler, parts) = database(&paths, &local).await?;
+    let (dialler, parts) = database(&paths, &local, own.clone(), cluster.clone()).await?;
     let mut router = Router::default();
     services::routes(&mut router);
     let daemon = Daemon::new(paths, local, own, cluster, router, parts)?;
@@ -57,7 +58,12 @@ pub async fn up(args: &Args) -> Result<Arc<Daemon>> {
 }
 
 /// Opens the replicated database with the Raft id that this member has.
-async fn database(paths: &Paths, local: &Local) -> Result<(Arc<Dialler>, Parts)> {
+async fn database(
+    paths: &Paths,
+    local: &Local,
+    own: Identity,
+    cluster: Option<Identity>,
+) -> Result<(Arc<Dialler>, Parts)> {
     let raft_id = match local.raft_id()? {
         Some(id) => id,
         None => {
@@ -67,7 +73,10 @@ async fn database(paths: &Paths, local: &Local) -> Result<(Arc<Dialler>, Parts)>
     };
     let nodes = local.raft_nodes()?;
     let addresses: HashMap<u64, String> = nodes.into_iter().map(|n| (n.id, n.address)).collect();
-    let (dialler, db, health) = open_having_given_up(paths, raft_id, local.given_up()?).await?;
+    let others = addresses.keys().copied().filter(|id| *id != raft_id).collect();
+    let before = Before { own: Some(own), cluster, addresses: addresses.clone() };
+    let options = Options { given_up: local.given_up()?, others, ..Options::new(paths.global(), raft_id, SCHEMA) };
+    let (dialler, db, health) = open_with(options, Dialler::new(before)).await?;
     if !db.is_initialized().await? && addresses.is_empty() {
         db.bootstrap().await?;
         db.write(|tx| db::members::allocate_raft_id(tx, 1)).await?;
@@ -77,14 +86,14 @@ async fn database(paths: &Paths, local: &Local) -> Result<(Arc<Dialler>, Parts)>
 
 /// Opens the replicated database as the member `raft_id`.
 pub async fn open(paths: &Paths, raft_id: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
-    open_having_given_up(paths, raft_id, 0).await
+    open_with(Options::new(paths.global(), raft_id, SCHEMA), Dialler::default()).await
 }
 
-async fn open_having_given_up(paths: &Paths, raft_id: u64, given_up: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
-    let dialler = Arc::new(Dialler::default());
+async fn open_with(options: Options, dialler: Dialler) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
+    let dialler = Arc::new(dialler);
     let links = Arc::new(Links::new(dialler.clone()));
-    let health = Arc::new(Health::new(raft_id, links.clone(), versions::program()));
-    let db = Db::open(Options { given_up, ..Options::new(paths.global(), raft_id, SCHEMA) }, links).await?;
+    let health = Arc::new(Health::new(options.id, links.clone(), versions::program()));
+    let db = Db::open(options, links).await?;
     Ok((dialler, db, health))
 }
 

@@ -548,6 +548,52 @@ async fn a_replica_that_differs_is_replaced_by_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_can_not_be_opened_is_fetched_from_a_member_of_the_same_database() {
+    let (cluster, mut members) = calm_three(OLD).await;
+    for n in 1..=20 {
+        assert_eq!(members[0].write(add_one).await, Ok(n));
+    }
+    same(&members).await;
+    members[1].compact().await.unwrap();
+    until("its log is cut", async || members[1].status().purged > 0).await;
+    let dir = cluster.dir.path().join("2");
+    let open = async |others: &[u64]| {
+        let options = Options { heartbeat: CALM, others: others.to_vec(), ..options(cluster.dir.path(), 2, OLD) };
+        Db::open(options, Arc::new(Plug(cluster.net.clone(), 2))).await
+    };
+
+    // One that is not there, and then one that is no database.
+    for damage in [None, Some([7; 5000])] {
+        cluster.stop(members.remove(1)).await;
+        assert_eq!(members[0].write(run("UPDATE counter SET n = n + 1")).await, Ok(()));
+        for end in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(dir.join(format!("db.bin{end}")));
+        }
+        if let Some(damage) = damage {
+            std::fs::write(dir.join("db.bin"), damage).unwrap();
+        }
+        let refused = open(&[]).await.err().unwrap();
+        assert!(refused.message.contains("no other members. Restore a backup"), "{refused}");
+        let db = open(&[9, 3]).await.unwrap();
+        cluster.net.members.lock().unwrap().insert(2, db.clone());
+        members.insert(1, db);
+        assert_eq!(counted(&members[1]).await, counted(&members[0]).await);
+        same(&members).await;
+    }
+    assert_eq!(std::fs::read(dir.join("db.bin.damaged")).unwrap(), [7; 5000]);
+    assert_eq!(members[1].write(add_one).await, Ok(23));
+
+    // Its log tells to which database it belongs.
+    cluster.stop(members.remove(1)).await;
+    std::fs::write(dir.join("db.bin"), [7; 5000]).unwrap();
+    let log = Connection::open(dir.join("raft.db")).unwrap();
+    assert_eq!(log.execute("UPDATE state SET v = x'01' WHERE k = 'incarnation'", []), Ok(1));
+    drop(log);
+    let refused = open(&[1, 3]).await.err().unwrap();
+    assert!(refused.message.contains("member 1: It has another database; member 3: It has another"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_and_go() {
     let (cluster, members) = calm_three(OLD).await;
     // Large enough for a copy of several parts.

@@ -2,6 +2,7 @@
 //! clear words and soon, leaves nothing half done, and is over when its cause is.
 #![allow(clippy::unwrap_used)]
 
+mod damaged;
 mod database;
 mod disk;
 mod golden;

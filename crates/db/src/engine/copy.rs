@@ -17,6 +17,8 @@ pub(super) const PART: u64 = 1 << 20;
 const PARTS: u32 = 1 << 20;
 /// What the names of such files begin with.
 const PREFIX: &str = "db.copy-";
+/// What the name of a replica ends with that could not be read.
+const DAMAGED: &str = ".damaged";
 
 /// A whole replica in a file of its own. Without a file it only tells that the replica itself is safe on the disk.
 #[derive(Debug, Default)]
@@ -49,6 +51,27 @@ impl Copy {
         let mut bytes = Vec::new();
         file.take(PART).read_to_end(&mut bytes)?;
         Ok(bytes)
+    }
+}
+
+impl Copy {
+    /// Puts it where there is no replica, or one that nobody can read and nobody has open: that is kept beside it.
+    pub fn put_in_place(self, replica: &Path) -> io::Result<()> {
+        let copy = self.path()?;
+        std::fs::File::open(copy)?.sync_all()?;
+        let beside = |end: &str| {
+            let mut path = replica.as_os_str().to_owned();
+            path.push(end);
+            PathBuf::from(path)
+        };
+        for end in ["", "-wal", "-shm"] {
+            match std::fs::rename(beside(end), beside(&format!("{end}{DAMAGED}"))) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        std::fs::rename(copy, replica)?;
+        std::fs::File::open(replica.parent().unwrap_or(Path::new(".")))?.sync_all()
     }
 }
 

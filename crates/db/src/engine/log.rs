@@ -242,6 +242,24 @@ impl Log {
         Ok(LogState { last_purged_log_id: purged, last_log_id: last.max(purged) })
     }
 
+    /// The incarnation of the database whose log this is; 0 if that was not noted yet.
+    pub fn incarnation(&self) -> io::Result<u64> {
+        Ok(self.get("incarnation")?.unwrap_or(0))
+    }
+
+    /// Notes it.
+    pub async fn note_incarnation(&self, incarnation: u64) -> io::Result<()> {
+        if self.incarnation()? == incarnation {
+            return Ok(());
+        }
+        self.put("incarnation", &incarnation).await
+    }
+
+    /// The id of the entry at that index, if it is here.
+    pub fn id_at(&self, index: u64) -> io::Result<Option<LogIdOf<Types>>> {
+        Ok(self.read(index, index, READ)?.first().map(|entry| entry.log_id()))
+    }
+
     /// All entries after the index `after`, a few at a time.
     pub fn entries(&self, after: u64) -> impl Iterator<Item = io::Result<Vec<EntryOf<Types>>>> {
         let mut next = Some(after + 1);

@@ -7,6 +7,7 @@
 mod changeset;
 mod check;
 mod copy;
+mod damaged;
 mod disk;
 mod log;
 mod machine;
@@ -100,6 +101,8 @@ pub struct Options {
     pub patience: Duration,
     /// Entries between two cuts of the log. A member that lags further behind gets a whole copy.
     pub keep: u64,
+    /// Other members, of which one is asked for a copy when the own replica is so damaged that it can't be opened.
+    pub others: Vec<u64>,
     /// The incarnation of a database that this member has given up, in order to get that of another one under the same
     /// id: it has forgotten what it had acknowledged and promised there. 0 if none.
     pub given_up: u64,
@@ -119,6 +122,7 @@ impl Options {
             heartbeat: Duration::from_millis(300),
             patience: Duration::from_secs(10),
             keep: 5000,
+            others: Vec::new(),
             given_up: 0,
             pages: disk::PAGES,
             disk: None,
@@ -217,8 +221,8 @@ impl Db {
     pub async fn open(options: Options, transport: Arc<dyn Transport>) -> Result<Db> {
         std::fs::create_dir_all(&options.dir)?;
         let lock = Arc::new(lock(&options.dir)?);
-        let machine = Machine::open(&options.dir.join("db.bin"), options.schema, options.pages, options.disk.clone())?;
         let log = log::Log::open(&options.dir.join("raft.db"), options.pages, options.disk.clone())?;
+        let machine = damaged::open(&options, &log, &*transport).await?;
         let voted = log.vote()?.is_some();
         let (stuck, slow_writes) = (log.watch_stuck(), log.slow_writes());
         let open = log.open_here();

@@ -1,6 +1,7 @@
 //! Raft's messages over the [`Transport`].
 
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -64,26 +65,52 @@ impl Post {
         self.told.load(Ordering::SeqCst)
     }
 
+    fn way(&self, to: u64) -> Way<'_> {
+        Way { transport: &*self.transport, from: self.id, incarnation: self.machine.incarnation(), to }
+    }
+
     /// Sends a request and waits for the answer, for at most `timeout`.
     pub async fn ask(&self, to: u64, request: Request, timeout: Duration) -> Result<Reply> {
-        let letter = Letter { from: self.id, incarnation: self.machine.incarnation(), request };
+        self.way(to).ask(request, timeout).await
+    }
+
+    /// Fetches a copy of the replica of another member.
+    pub async fn fetch(&self, from: u64) -> Result<Copy> {
+        self.way(from).fetch(self.machine.dir()).await
+    }
+}
+
+/// The way to another member.
+pub(super) struct Way<'a> {
+    pub transport: &'a dyn Transport,
+    /// Who asks.
+    pub from: u64,
+    /// The incarnation of its database; 0 if it has none.
+    pub incarnation: u64,
+    /// Who is asked.
+    pub to: u64,
+}
+
+impl Way<'_> {
+    async fn ask(&self, request: Request, timeout: Duration) -> Result<Reply> {
+        let letter = Letter { from: self.from, incarnation: self.incarnation, request };
         let letter = postcard::to_stdvec(&letter).map_err(|e| Error::internal(e.to_string()))?;
-        let answer = self.transport.call(to, letter.into(), timeout).await?;
-        let unreadable = |e| Error::internal(format!("Unreadable answer of member {to}: {e}"));
+        let answer = self.transport.call(self.to, letter.into(), timeout).await?;
+        let unreadable = |e| Error::internal(format!("Unreadable answer of member {}: {e}", self.to));
         match postcard::from_bytes(&answer).map_err(unreadable)? {
             Answer::Reply(reply) => Ok(reply),
             Answer::Refused { status, message } => Err(Error::new(Kind::from_status(status), message)),
         }
     }
 
-    /// Fetches a copy of the replica of another member.
-    pub async fn fetch(&self, from: u64) -> Result<Copy> {
-        let Reply::Copy { id, parts } = self.ask(from, Request::Copy, PATIENCE).await? else {
+    /// Fetches a copy of its replica into the folder `dir`.
+    pub async fn fetch(&self, dir: &Path) -> Result<Copy> {
+        let Reply::Copy { id, parts } = self.ask(Request::Copy, PATIENCE).await? else {
             return Err(Error::internal("Unexpected kind of answer"));
         };
-        let mut incoming = Incoming::new(self.machine.dir())?;
+        let mut incoming = Incoming::new(dir)?;
         for number in 0..parts {
-            let Reply::CopyPart(bytes) = self.ask(from, Request::CopyPart { id, number }, PATIENCE).await? else {
+            let Reply::CopyPart(bytes) = self.ask(Request::CopyPart { id, number }, PATIENCE).await? else {
                 return Err(Error::internal("Unexpected kind of answer"));
             };
             incoming.add(number, &bytes)?;
