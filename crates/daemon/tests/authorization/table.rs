@@ -19,10 +19,10 @@ GET    /.well-known/acme-challenge/{token}             anyone   nope=404
 
 GET    /1.0/certificates                               trusted  =200
 POST   /1.0/certificates                               anyone   =400
-GET    /1.0/certificates/{fingerprint}                 seen     $client=200 00=404
-PUT    /1.0/certificates/{fingerprint}                 admin    $client=400 00=400
-PATCH  /1.0/certificates/{fingerprint}                 admin    $client=400 00=400
-DELETE /1.0/certificates/{fingerprint}                 admin    $client=! 00=404
+GET    /1.0/certificates/{fingerprint}                 seen     $client=200 000000000000=404
+PUT    /1.0/certificates/{fingerprint}                 admin    $client=400 000000000000=400
+PATCH  /1.0/certificates/{fingerprint}                 admin    $client=400 000000000000=400
+DELETE /1.0/certificates/{fingerprint}                 admin    $client=! 000000000000=404
 
 GET    /1.0/cluster                                    trusted  =200
 PUT    /1.0/cluster                                    admin    =400
@@ -47,13 +47,13 @@ DELETE /1.0/cluster/groups/{name}                      admin    default=! nope=4
 
 GET    /1.0/images                                     anyone   =200
 POST   /1.0/images                                     project  =!
-GET    /1.0/images/{fingerprint}                       anyone   $image=200 00=404
-PUT    /1.0/images/{fingerprint}                       project  $image=400 00=400
-PATCH  /1.0/images/{fingerprint}                       project  $image=400 00=400
-DELETE /1.0/images/{fingerprint}                       project  $image=! 00=404
-POST   /1.0/images/{fingerprint}/refresh               project  $image=! 00=404
-GET    /1.0/images/{fingerprint}/export                anyone   $image=! 00=404
-POST   /1.0/images/{fingerprint}/secret                project  $image=202 00=404
+GET    /1.0/images/{fingerprint}                       anyone   $image=200 000000000000=404
+PUT    /1.0/images/{fingerprint}                       project  $image=400 000000000000=400
+PATCH  /1.0/images/{fingerprint}                       project  $image=400 000000000000=400
+DELETE /1.0/images/{fingerprint}                       project  $image=! 000000000000=404
+POST   /1.0/images/{fingerprint}/refresh               project  $image=! 000000000000=404
+GET    /1.0/images/{fingerprint}/export                anyone   $image=! 000000000000=404
+POST   /1.0/images/{fingerprint}/secret                project  $image=202 000000000000=404
 GET    /1.0/images/aliases                             anyone   =200
 POST   /1.0/images/aliases                             project  =400
 GET    /1.0/images/aliases/{name}                      anyone   bb=200 nope=404
@@ -176,9 +176,9 @@ GET    /internal/instances                             member   =200
 POST   /internal/instances/task                        member   =400
 POST   /internal/profiles/changed                      member   =400
 POST   /internal/pools/remove                          member   =400
-GET    /internal/images/{fingerprint}                  member   $image=! 00=400
-POST   /internal/images/{fingerprint}                  member   $image=! 00=400
-DELETE /internal/images/{fingerprint}                  member   $image=! 00=400
+GET    /internal/images/{fingerprint}                  member   $image=! 000000000000=400
+POST   /internal/images/{fingerprint}                  member   $image=! 000000000000=400
+DELETE /internal/images/{fingerprint}                  member   $image=! 000000000000=400
 GET    /internal/volumes/{pool}/{kind}/{volume}/stream member   local,custom,v=! nope,custom,v=404
 DELETE /internal/volumes/{pool}/{kind}/{volume}        member   local,custom,v=! nope,custom,v=404
 POST   /internal/cluster/accept                        anyone   =400
