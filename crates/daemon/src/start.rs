@@ -18,7 +18,7 @@ use crate::args::Args;
 use crate::dial::{Before, Dialler};
 use crate::edge::{Router, listen};
 use crate::paths::Paths;
-use crate::state::{Daemon, Parts};
+use crate::state::{Daemon, Parts, Snapshot};
 use crate::{
     backup, certs, concerns, guard, instances, join, leases, moved, plans, removed, revive, services, versions,
 };
@@ -75,7 +75,7 @@ async fn database(
     let addresses: HashMap<u64, String> = nodes.into_iter().map(|n| (n.id, n.address)).collect();
     let others = addresses.keys().copied().filter(|id| *id != raft_id).collect();
     let before = Before { own: Some(own), cluster, addresses: addresses.clone() };
-    let options = Options { given_up: local.given_up()?, others, ..Options::new(paths.global(), raft_id, SCHEMA) };
+    let options = Options { given_up: local.given_up()?, others, ..options(paths, raft_id) };
     let (dialler, db, health) = open_with(options, Dialler::new(before)).await?;
     if !db.is_initialized().await? && addresses.is_empty() {
         db.bootstrap().await?;
@@ -86,7 +86,12 @@ async fn database(
 
 /// Opens the replicated database as the member `raft_id`.
 pub async fn open(paths: &Paths, raft_id: u64) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {
-    open_with(Options::new(paths.global(), raft_id, SCHEMA), Dialler::default()).await
+    open_with(options(paths, raft_id), Dialler::default()).await
+}
+
+/// How the member `raft_id` opens it. Who is trusted, and what holds for all requests, is known everywhere at once.
+fn options(paths: &Paths, raft_id: u64) -> Options {
+    Options { at_once: &Snapshot::TABLES, ..Options::new(paths.global(), raft_id, SCHEMA) }
 }
 
 async fn open_with(options: Options, dialler: Dialler) -> Result<(Arc<Dialler>, Db, Arc<Health>)> {

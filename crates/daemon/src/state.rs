@@ -66,7 +66,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The tables that it is read from.
-    const TABLES: [&str; 11] = [
+    pub const TABLES: [&'static str; 11] = [
         "certificates",
         "certificates_projects",
         "cluster_groups",

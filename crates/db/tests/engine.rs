@@ -131,6 +131,7 @@ fn options(dir: &Path, id: u64, schema: Schema) -> Options {
     let mut options = Options::new(dir.join(id.to_string()), id, schema);
     options.heartbeat = HEARTBEAT;
     options.patience = Duration::from_secs(6);
+    options.at_once = &["parent"];
     options
 }
 
@@ -653,6 +654,16 @@ async fn who_has_no_vote_is_told_of_many_writes_at_once_and_sees_all_of_them_whe
         assert_eq!(counted(spare).await, n);
         assert_eq!(spare.write(add_one).await, Ok(n + 1));
     }
+    // Of some tables it is told at once. It may hear of several writes in one request if it is slow.
+    let before = cluster.net.sent(2);
+    for _ in 0..100 {
+        assert_eq!(leader.write(run("INSERT INTO parent (name) VALUES (hex(randomblob(8)))")).await, Ok(()));
+    }
+    let sent = cluster.net.sent(2) - before;
+    assert!(sent >= 30, "100 writes were told in {sent} requests");
+    let seen = spare.peek(|tx| number(tx, "SELECT count(*) FROM parent")).await.unwrap();
+    assert!(seen >= 30, "{seen} of 100");
+
     // With a vote it is waited for at once.
     insist(leader, Change::Voters(vec![1, 2])).await;
     cluster.cut(3);

@@ -52,9 +52,7 @@ impl Copy {
         file.take(PART).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
-}
 
-impl Copy {
     /// Puts it where there is no replica, or one that nobody can read and nobody has open: that is kept beside it.
     pub fn put_in_place(self, replica: &Path) -> io::Result<()> {
         let copy = self.path()?;

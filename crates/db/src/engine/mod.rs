@@ -101,6 +101,8 @@ pub struct Options {
     pub patience: Duration,
     /// Entries between two cuts of the log. A member that lags further behind gets a whole copy.
     pub keep: u64,
+    /// Tables of whose changes every member is to know at once, also one that does not vote and asks for nothing.
+    pub at_once: &'static [&'static str],
     /// Other members, of which one is asked for a copy when the own replica is so damaged that it can't be opened.
     pub others: Vec<u64>,
     /// The incarnation of a database that this member has given up, in order to get that of another one under the same
@@ -122,6 +124,7 @@ impl Options {
             heartbeat: Duration::from_millis(300),
             patience: Duration::from_secs(10),
             keep: 5000,
+            at_once: &[],
             others: Vec::new(),
             given_up: 0,
             pages: disk::PAGES,

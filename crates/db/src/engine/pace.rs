@@ -24,6 +24,11 @@ impl Paces {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(id).or_default())
     }
+
+    /// All of them need the entry `index`.
+    pub fn all_need(&self, index: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(|pace| pace.needs(index));
+    }
 }
 
 /// How far one member has been told, and whether it waits.

@@ -211,7 +211,12 @@ impl Db {
         let (trial, command) = tried.map_err(unavailable)?;
         match trial.map_err(unavailable)? {
             Trial::Fits => {
+                let urgent = || self.machine.revision_of(self.options.at_once);
+                let before = urgent();
                 let (applied, index) = self.append(command).await?;
+                if urgent() != before {
+                    self.post.paces.all_need(index);
+                }
                 Ok(Reply::Proposed { applied, index })
             }
             Trial::Nothing(applied) => Ok(Reply::Proposed { applied, index: self.machine.data_index() }),
