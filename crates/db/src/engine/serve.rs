@@ -56,7 +56,12 @@ impl Db {
             self.answer(letter.from, letter.request).await
         };
         let answer = match answer {
-            Ok(reply) => Answer::Reply(reply),
+            Ok(reply) => {
+                if let Some(index) = reply.awaited() {
+                    self.post.paces.of(letter.from).needs(index);
+                }
+                Answer::Reply(reply)
+            }
             Err(e) => Answer::Refused { status: e.kind.status(), message: e.message },
         };
         postcard::to_stdvec(&answer).map(Bytes::from).map_err(|e| Error::internal(e.to_string()))
@@ -90,28 +95,17 @@ impl Db {
                 Reply::Snapshot(self.raft.install_full_snapshot(vote, snapshot).await.map_err(unavailable)?)
             }
             Request::Transfer(r) => Reply::Transfer(self.raft.handle_transfer_leader(r).await.map_err(unavailable)?),
-            Request::Ticket => {
-                let ticket = self.ticket_for(from).await?;
-                self.post.paces.of(from).needs(ticket.base);
-                Reply::Ticket(ticket)
-            }
+            Request::Ticket => Reply::Ticket(self.ticket_for(from).await?),
             Request::Propose { ticket, command } => {
                 let proposed = self.propose_here(command).await;
                 self.tickets.give_back(ticket);
-                if let Ok(Reply::Proposed { index, .. }) = &proposed {
-                    self.post.paces.of(from).needs(*index);
-                }
                 proposed?
             }
             Request::GiveBack(number) => {
                 self.tickets.give_back(number);
                 Reply::Done
             }
-            Request::ReadIndex => {
-                let index = self.confirm_lead().await?;
-                self.post.paces.of(from).needs(index);
-                Reply::ReadIndex(index)
-            }
+            Request::ReadIndex => Reply::ReadIndex(self.confirm_lead().await?),
             Request::Change(change) => {
                 self.change_here(change).await?;
                 Reply::Done

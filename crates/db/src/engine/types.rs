@@ -188,6 +188,17 @@ pub(super) enum Reply {
     Done,
 }
 
+impl Reply {
+    /// The entry for which whoever gets this answer waits from now on.
+    pub fn awaited(&self) -> Option<u64> {
+        match self {
+            Reply::Ticket(ticket) => Some(ticket.base),
+            Reply::Proposed { index, .. } | Reply::ReadIndex(index) => Some(*index),
+            _ => None,
+        }
+    }
+}
+
 /// Whose turn it is to write, for a short while.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Ticket {
