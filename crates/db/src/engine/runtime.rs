@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use openraft::OptionalSend;
@@ -116,6 +117,19 @@ impl TryRng for Chance {
         Chance::with(|rng| rng.fill_bytes(bytes));
         Ok(())
     }
+}
+
+/// Returns at the next of the moments at which whatever looks after something every `round` looks. They are the same for
+/// all of the program that have the same round, or a multiple: an idle program is woken once for all of them.
+pub async fn beat(round: Duration) {
+    static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    if is_simulated() {
+        // Its members are programs of their own.
+        return tokio::time::sleep(round).await;
+    }
+    let (up, round) = (BEGAN.elapsed().as_nanos(), round.as_nanos().max(1));
+    let wait = u64::try_from(round - up % round).unwrap_or(u64::MAX);
+    tokio::time::sleep(Duration::from_nanos(wait)).await;
 }
 
 /// What the Raft library runs on: tokio, with [`Chance`], and [`super::watch`], which wakes in order.

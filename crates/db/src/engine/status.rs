@@ -8,10 +8,11 @@ use std::time::Duration;
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Db;
-use super::runtime::blocking;
+use super::runtime::{beat, blocking};
 
 /// What a member knows of the database's members.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,8 +87,6 @@ impl Heard {
     }
 }
 
-/// How often the status is looked at when nothing is reported.
-const ROUND: Duration = Duration::from_millis(500);
 /// How often watchers are told at most.
 const BREATH: Duration = Duration::from_millis(20);
 
@@ -160,35 +159,53 @@ impl Db {
         }
     }
 
-    /// Reports changes of the status, and repairs this replica if it differs from the others. Ends with the last
-    /// handle of the database.
+    /// Reports changes of the status, has this replica repaired if it differs from the others, and lets the Raft library
+    /// look at its clocks when there is a need. Ends with the last handle of the database.
     pub(super) async fn look_after(self, alive: Weak<()>) {
         let mut applied = self.machine.watch_applied();
         let mut halted = self.machine.watch_halted();
         let mut server = self.raft.server_metrics();
+        let mut repair = None::<JoinHandle<()>>;
         while alive.strong_count() > 0 && !self.machine.is_stopping() {
-            tokio::select! {
+            let told = tokio::select! {
                 biased;
-                _ = applied.changed() => {}
-                _ = halted.changed() => {}
-                changed = server.changed() => if changed.is_err() { self.has_ended().await },
-                () = tokio::time::sleep(ROUND) => {}
-            }
+                _ = applied.changed() => true,
+                _ = halted.changed() => true,
+                changed = server.changed() => { if changed.is_err() { self.has_ended().await }; true }
+                () = beat(self.round()) => false,
+            };
             let status = self.status();
             if status.leads() {
                 self.heard.now();
                 self.end_half_made_change();
             }
-            if status.diverged {
-                self.repair(&status).await;
+            self.raft.runtime_config().tick(!self.hears_another(&status));
+            if status.diverged && repair.as_ref().is_none_or(JoinHandle::is_finished) {
+                let (db, status) = (self.clone(), status.clone());
+                repair = Some(tokio::spawn(async move { db.repair(&status).await }));
             }
             self.changes.send_if_modified(|now| {
                 let news = *now != status;
                 *now = status;
                 news
             });
-            tokio::time::sleep(BREATH).await;
+            if told {
+                tokio::time::sleep(BREATH).await;
+            }
         }
+    }
+
+    /// How often the status is looked at when nothing is reported: so often that what the Raft library has to do once it
+    /// has not heard the leader any more is not late.
+    fn round(&self) -> Duration {
+        self.options.heartbeat * 5 / 3
+    }
+
+    /// True if another member leads and has been heard since the look before. The Raft library, which looks at its clocks
+    /// sixteen times a second, has nothing to do then: it lets nobody hear it, and begins no election until a lease and
+    /// more has passed.
+    fn hears_another(&self, status: &Status) -> bool {
+        status.leader.is_some_and(|leader| leader != status.id) && self.heard.age() < self.round()
     }
 
     /// The Raft library has ended: it was shut down, or has panicked.
@@ -196,15 +213,15 @@ impl Db {
         if !self.machine.is_stopping() && !self.ended.swap(true, Ordering::Relaxed) {
             tracing::error!("the database of this member has stopped by itself");
         }
-        tokio::time::sleep(ROUND).await;
+        tokio::time::sleep(self.round()).await;
     }
 
     /// Puts a copy of another member's replica in the place of this one: the leader's, or if this member leads,
     /// that of whoever has most.
     async fn repair(&self, status: &Status) {
+        let Some(halt) = self.machine.watch_halted().borrow().clone().filter(|halt| halt.differs) else { return };
         let others = status.matched.iter().filter(|(id, _)| *id != status.id);
-        let told = self.machine.watch_halted().borrow().as_ref().and_then(|halt| halt.source);
-        let source = told.or_else(|| match status.leader {
+        let source = halt.source.or_else(|| match status.leader {
             Some(leader) if leader != status.id => Some(leader),
             _ => others.max_by_key(|(_, index)| *index).map(|(id, _)| *id),
         });
