@@ -9,7 +9,7 @@ use std::time::Duration;
 use api::key::Config;
 use api::{Error, Result};
 use bytes::Bytes;
-use db::engine::runtime::now;
+use db::engine::runtime::{beat, now};
 use db::members::{Member, Role};
 use db::versions::Recorded;
 use db::{Change, Db, Status};
@@ -231,7 +231,7 @@ impl Health {
     pub async fn run(self: Arc<Self>, db: Db) {
         let (mut rounds, mut rows) = (0, Arc::default());
         loop {
-            tokio::time::sleep(ROUND).await;
+            beat(ROUND).await;
             if !db.status().leads() {
                 continue;
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::{Error, Result};
+use db::engine::runtime::beat;
 use db::members::{Member, State};
 use db::warnings::{self, Entity, Kind, Status, Subject, Warning};
 use incus_core::concern::{self, Concern, View, concerns};
@@ -28,7 +29,7 @@ pub async fn watch(daemon: Arc<Daemon>) {
     let (mut seen, mut pruned) = (HashMap::new(), None::<Instant>);
     let known = Kept::default();
     loop {
-        tokio::time::sleep(LOOK).await;
+        beat(LOOK).await;
         if !daemon.clustered() || !daemon.db().status().leads() {
             seen.clear();
             continue;

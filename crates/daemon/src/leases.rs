@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::{Error, Kind, Result};
+use db::engine::runtime::beat;
 use db::projects::{Feature, holder};
 use drivers::instance::Status;
 use drivers::storage::lease::{Held, Seen, State, TTL, Watch, lapse};
@@ -325,7 +326,7 @@ pub async fn keep(daemon: Arc<Daemon>) {
         if let Err(e) = come_into_line(&daemon, daemon.guard.counted_lately()).await {
             tracing::warn!("the leases of what runs here: {e}");
         }
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
     }
 }
 

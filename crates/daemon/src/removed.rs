@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{Error, Result};
+use db::engine::runtime::beat;
 use futures::future::join_all;
 
 use crate::instances;
@@ -43,7 +44,7 @@ pub async fn look_at_start(daemon: &Arc<Daemon>) {
 pub async fn watch(daemon: Arc<Daemon>) {
     let mut said = 0;
     loop {
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
         if !daemon.clustered() || daemon.db().status().leader.is_some() {
             said = 0;
             daemon.set_removed(false);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::Result;
+use db::engine::runtime::beat;
 
 use crate::start;
 use crate::state::Daemon;
@@ -22,7 +23,7 @@ const CALM: Duration = Duration::from_secs(600);
 pub async fn watch(daemon: Arc<Daemon>) {
     let (mut pause, mut last) = (FIRST, Instant::now());
     loop {
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
         if !daemon.db().status().ended {
             continue;
         }

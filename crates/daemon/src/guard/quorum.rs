@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Result;
+use db::engine::runtime::beat;
 use futures::FutureExt as _;
 use host::clock::since_boot;
 
@@ -35,7 +36,7 @@ pub async fn watch(daemon: Arc<Daemon>) {
         if now.is_some() && daemon.instances.fenced.notified().now_or_never().is_some() {
             tokio::spawn(start_fenced(daemon.clone()));
         }
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
     }
 }
 
@@ -44,7 +45,7 @@ async fn tell_again_and_again(daemon: Arc<Daemon>) {
         if let Err(e) = tell(&daemon).await {
             tracing::warn!("telling the guard: {e}");
         }
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
     }
 }
 

@@ -8,6 +8,7 @@ use api::error::Context as _;
 use api::key::Read as _;
 use api::{Error, Result};
 use db::Tx;
+use db::engine::runtime::beat;
 use db::members::{Member, State};
 use db::plans::{Kind, Plan, State as PlanState};
 use db::warnings::{Kind as WarningKind, Subject};
@@ -41,7 +42,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Looks for members to heal, for as long as the daemon runs.
 pub async fn watch(daemon: Arc<Daemon>) {
     loop {
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
         let threshold = cluster::health::healing_threshold(&daemon.snapshot().config);
         if let Some(threshold) = threshold
             && daemon.db().status().leads()

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use api::internal::{InstanceFacts, InstanceTask, Task};
 use api::operation::StatusCode;
 use api::{Error, Kind, Result};
+use db::engine::runtime::beat;
 use db::plans::State;
 use drivers::storage::{self, Volume};
 use tokio_util::sync::CancellationToken;
@@ -229,7 +230,7 @@ pub async fn tidy(daemon: &Arc<Daemon>) {
                 tracing::debug!("looking whether {} belongs here: {e}", volume.name);
             }
         }
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
     }
 }
 

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use api::Result;
 use db::Tx;
+use db::engine::runtime::beat;
 use db::plans::{Kind, NewPlan, Plan};
 use drivers::storage::Volume;
 use drivers::storage::lease::Watch;
@@ -259,7 +260,7 @@ pub async fn watch(daemon: Arc<Daemon>) {
         if let Err(e) = round(&daemon, &known).await {
             tracing::debug!("looking for plans without a runner: {e}");
         }
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::Result;
+use db::engine::runtime::beat;
 use db::pools::{Pool, Progress};
 use db::warnings::{Entity, Kind, Subject};
 use drivers::storage::is_remote;
@@ -37,7 +38,7 @@ pub async fn watch(daemon: Arc<Daemon>) {
             }
             Err(e) => tracing::debug!("looking at the storage pools: {e}"),
         }
-        tokio::time::sleep(ROUND).await;
+        beat(ROUND).await;
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use api::event::{Event, OPERATION};
 use api::operation::{Operation, StatusCode};
 use api::{Error, Result};
+use db::engine::runtime::beat;
 use db::members::{Member, Role, State};
 use futures::StreamExt as _;
 use hyper::header::{CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
@@ -108,7 +109,7 @@ impl Drop for Followed {
 /// Waits a little, or until somebody misses the events of a member.
 async fn pause(daemon: &Daemon) {
     tokio::select! {
-        () = tokio::time::sleep(LOOK) => {}
+        () = beat(LOOK) => {}
         () = daemon.hub.missed() => {}
     }
 }
