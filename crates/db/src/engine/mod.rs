@@ -93,8 +93,7 @@ pub struct Options {
     /// The schema.
     pub schema: Schema,
     /// How often the leader lets itself be heard. The other times follow from it: followers elect another leader
-    /// when they have not heard the old one for five to seven times as long. An idle leader does little else, and wakes five
-    /// times as often; an idle follower wakes twice in a lease.
+    /// when they have not heard the old one for five to seven times as long.
     pub heartbeat: Duration,
     /// How long a read or write may wait for a majority before it is refused; a fifth of it when the majority has
     /// been away for some time already.

@@ -159,27 +159,34 @@ impl Db {
         }
     }
 
-    /// Reports changes of the status, has this replica repaired if it differs from the others, and lets the Raft library
-    /// look at its clocks when there is a need. Ends with the last handle of the database.
+    /// Reports changes of the status, has this replica repaired if it differs from the others, and lets a leader be heard.
+    /// Ends with the last handle of the database.
     pub(super) async fn look_after(self, alive: Weak<()>) {
         let mut applied = self.machine.watch_applied();
         let mut halted = self.machine.watch_halted();
         let mut server = self.raft.server_metrics();
-        let mut repair = None::<JoinHandle<()>>;
+        let (mut repair, mut spoke) = (None::<JoinHandle<()>>, Instant::now());
         while alive.strong_count() > 0 && !self.machine.is_stopping() {
             let told = tokio::select! {
                 biased;
                 _ = applied.changed() => true,
                 _ = halted.changed() => true,
                 changed = server.changed() => { if changed.is_err() { self.has_ended().await }; true }
-                () = beat(self.round()) => false,
+                () = self.turn(spoke) => false,
             };
             let status = self.status();
+            // The Raft library looks at its clocks sixteen times a second, to let itself be heard, and to begin an election. It
+            // is only left to that where the leader may have to be another one.
+            self.raft.runtime_config().tick(!status.leads() && !self.hears_another(&status));
             if status.leads() {
                 self.heard.now();
                 self.end_half_made_change();
+                if spoke.elapsed() >= self.options.heartbeat {
+                    spoke = Instant::now();
+                    // What keeps the library from it is reported with its status.
+                    let _ = self.raft.trigger().heartbeat().await;
+                }
             }
-            self.raft.runtime_config().tick(!self.hears_another(&status));
             if status.diverged && repair.as_ref().is_none_or(JoinHandle::is_finished) {
                 let (db, status) = (self.clone(), status.clone());
                 repair = Some(tokio::spawn(async move { db.repair(&status).await }));
@@ -195,15 +202,21 @@ impl Db {
         }
     }
 
-    /// How often the status is looked at when nothing is reported: so often that what the Raft library has to do once it
-    /// has not heard the leader any more is not late.
+    /// Returns when a leader that was last heard at `spoke` has to be heard again; on others, when the status is to be looked at
+    /// although nothing was reported.
+    async fn turn(&self, spoke: Instant) {
+        let leads = self.changes.borrow().leads();
+        if leads { tokio::time::sleep_until(spoke + self.options.heartbeat).await } else { beat(self.round()).await }
+    }
+
+    /// How often others look: so often that what the Raft library has to do once it has not heard the leader any more is not
+    /// late.
     fn round(&self) -> Duration {
         self.options.heartbeat * 5 / 3
     }
 
-    /// True if another member leads and has been heard since the look before. The Raft library, which looks at its clocks
-    /// sixteen times a second, has nothing to do then: it lets nobody hear it, and begins no election until a lease and
-    /// more has passed.
+    /// True if another member leads and has been heard since the look before: no election begins before a lease and more has
+    /// passed.
     fn hears_another(&self, status: &Status) -> bool {
         status.leader.is_some_and(|leader| leader != status.id) && self.heard.age() < self.round()
     }
