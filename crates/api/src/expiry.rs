@@ -1,4 +1,4 @@
-//! Spans of time as `3H` or `1w 2d`: minutes, hours, days, weeks, months, years.
+//! Spans of time as `3H` or `1w 2d`: seconds, minutes, hours, days, weeks, months, years.
 
 use jiff::{Span, Timestamp};
 
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 pub struct Expiry(Span);
 
 impl Expiry {
-    /// Reads `M` (minutes), `H`, `d`, `w`, `m` (months) and `y`, each once at most, separated by spaces.
+    /// Reads `S` (seconds), `M` (minutes), `H`, `d`, `w`, `m` (months) and `y`, each once at most, separated by spaces.
     pub fn parse(text: &str) -> Result<Expiry> {
         let bad = || Error::bad_request("Invalid expiry expression");
         let mut span = Span::new();
@@ -22,6 +22,7 @@ impl Expiry {
             }
             seen.push(unit);
             span = match unit {
+                'S' => span.try_seconds(n),
                 'M' => span.try_minutes(n),
                 'H' => span.try_hours(n),
                 'd' => span.try_days(n),
@@ -51,6 +52,7 @@ mod tests {
         let now: Timestamp = "2026-01-31T00:00:00Z".parse().unwrap();
         for (text, want) in [
             ("3H", "2026-01-31T03:00:00Z"),
+            ("5S", "2026-01-31T00:00:05Z"),
             ("1d 30M", "2026-02-01T00:30:00Z"),
             ("1m", "2026-02-28T00:00:00Z"),
             ("2w 1y", "2027-02-14T00:00:00Z"),

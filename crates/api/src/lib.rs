@@ -28,6 +28,7 @@ pub mod network;
 pub mod operation;
 pub mod profile;
 pub mod project;
+pub mod schedule;
 pub mod server;
 pub mod size;
 pub mod storage;

@@ -148,6 +148,7 @@ pub async fn settle(daemon: &Arc<Daemon>) -> Result<()> {
     tokio::spawn(services::images::expire::watch(daemon.clone()));
     tokio::spawn(services::images::refresh::watch(daemon.clone()));
     tokio::spawn(services::volumes::snapshots::prune(daemon.clone()));
+    tokio::spawn(services::schedule::watch(daemon.clone()));
     tokio::spawn(services::shared_pools::watch(daemon.clone()));
     tokio::spawn(services::events::members::follow(daemon.clone()));
     tokio::spawn(guard::watch(daemon.clone()));

@@ -141,7 +141,6 @@ fn making(cluster: &Cluster) -> Result<()> {
         (&["create", "one", "x", "--type", "block"], "only \"filesystem\""),
         (&["create", "one", "x", "size=big"], "Invalid size \"big\""),
         (&["create", "one", "x", "nope=1"], "Invalid option for volume \"x\" option \"nope\""),
-        (&["create", "one", "x", "snapshots.schedule=@hourly"], "Invalid option for volume"),
         (&["create", "one", "x y"], "Invalid storage volume name"),
         (&["set", "one", "v", "initial.mode=999"], "Invalid mode"),
         (&["show", "one", "nope"], "not found"),

@@ -1,6 +1,6 @@
 //! Keys of an instance: those that mean something for containers.
 
-use super::{expiry, one_of};
+use super::{expiry, one_of, schedule};
 use crate::key::{Blob, Config, check_all};
 use crate::{Error, Result};
 
@@ -67,6 +67,11 @@ crate::keys! { INSTANCE {
     SNAPSHOTS_EXPIRY_MANUAL: String = "snapshots.expiry.manual", "", Local, |v| expiry(v);
     /// Names of snapshots that are given none.
     SNAPSHOTS_PATTERN: String = "snapshots.pattern", "snap%d", Local;
+    /// When snapshots are taken by themselves: `<minute> <hour> <day of month> <month> <day of week>`, or `@hourly`, `@daily`,
+    /// `@midnight`, `@weekly`, `@monthly`, `@annually`, `@yearly`, `@startup`, `@never`, or several of these (`@daily, @startup`).
+    SNAPSHOTS_SCHEDULE: String = "snapshots.schedule", "", Local, |v| schedule(v);
+    /// Whether that is done while it does not run, too.
+    SNAPSHOTS_SCHEDULE_STOPPED: bool = "snapshots.schedule.stopped", "false", Local;
     /// Anything.
     USER: String = "user.*", "", Local;
     /// For cloud-init.

@@ -35,6 +35,19 @@ fn expiry(value: &str) -> Result<(), String> {
     crate::expiry::Expiry::parse(value).map(drop).map_err(|e| e.message)
 }
 
+/// Refuses what does not say when something is to happen.
+fn schedule(value: &str) -> Result<(), String> {
+    crate::schedule::Schedule::parse(value).map(drop).map_err(|e| e.message)
+}
+
+/// The same for what never starts.
+fn clock(value: &str) -> Result<(), String> {
+    match crate::schedule::Schedule::parse(value) {
+        Ok(schedule) if schedule.at_startup() => Err("Only instances start: @startup is not for volumes".into()),
+        parsed => parsed.map(drop).map_err(|e| e.message),
+    }
+}
+
 /// Refuses what is no way to compress, with or without options behind it.
 fn compression(value: &str) -> Result<(), String> {
     one_of(value.split(' ').next().unwrap_or(""), &["bzip2", "gzip", "lz4", "lzma", "xz", "zstd", "none"])

@@ -1,6 +1,6 @@
-//! Keys of a storage volume. `snapshots.schedule` is not among them: nothing here takes snapshots by itself.
+//! Keys of a storage volume.
 
-use super::expiry;
+use super::{clock, expiry};
 use crate::key::{Config, check_all};
 use crate::{Error, Result};
 
@@ -46,6 +46,9 @@ crate::keys! { VOLUME {
     SNAPSHOTS_EXPIRY_MANUAL: String = "snapshots.expiry.manual", "", Global, |v| expiry(v);
     /// How snapshots are named: `%d` is a number, `{{ creation_date }}` the time.
     SNAPSHOTS_PATTERN: String = "snapshots.pattern", "snap%d", Global;
+    /// When snapshots are taken by themselves: `<minute> <hour> <day of month> <month> <day of week>`, or `@hourly`, `@daily`,
+    /// `@midnight`, `@weekly`, `@monthly`, `@annually`, `@yearly`, `@never`, or several of these (`@daily, @monthly`).
+    SNAPSHOTS_SCHEDULE: String = "snapshots.schedule", "", Global, |v| clock(v);
     /// Anything.
     USER: String = "user.*", "", Global;
 }}
@@ -90,7 +93,14 @@ mod tests {
                 "3x",
                 Err("Invalid value for volume \"v\" option \"snapshots.expiry\": Invalid expiry expression"),
             ),
-            ("snapshots.schedule", "@hourly", Err("Invalid option for volume \"v\" option \"snapshots.schedule\"")),
+            ("snapshots.schedule", "@hourly, @monthly", Ok(())),
+            (
+                "snapshots.schedule",
+                "@startup",
+                Err(
+                    "Invalid value for volume \"v\" option \"snapshots.schedule\": Only instances start: @startup is not for volumes",
+                ),
+            ),
             ("zfs.blocksize", "1", Err("Invalid option for volume \"v\" option \"zfs.blocksize\"")),
             ("user.a", "b", Ok(())),
         ] {

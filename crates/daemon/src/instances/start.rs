@@ -39,6 +39,9 @@ pub async fn start_for(daemon: &Arc<Daemon>, l: &Loaded, plan: Option<&str>) -> 
     crate::services::instances::end_rebuild(daemon, l).await?;
     let volume = super::volume_path(daemon, l).await?;
     leases::take_root(daemon, l).await?;
+    if plan.is_none() {
+        crate::services::instances::snapshot_at_startup(daemon, l).await;
+    }
     let started = start_with(daemon, l, volume, plan).await;
     if started.is_err() {
         leases::give_back(daemon, l.row.id).await;

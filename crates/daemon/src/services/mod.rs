@@ -38,6 +38,7 @@ pub mod project_rules;
 pub mod projects;
 pub mod removal;
 pub mod resources;
+pub mod schedule;
 pub mod server;
 pub mod shared_pools;
 pub mod tokens;

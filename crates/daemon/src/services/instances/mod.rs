@@ -38,7 +38,7 @@ pub use console::Consoles;
 pub use list::{Seen, Which, own_runs, recorded, states};
 pub use rebuild::end as end_rebuild;
 pub use rename::files_follow;
-pub use snapshots::expire as expire_snapshots;
+pub use snapshots::{at_startup as snapshot_at_startup, expire as expire_snapshots, on_schedule};
 
 pub fn routes(r: &mut Router) {
     r.list(&api::instance::LIST, list::list);

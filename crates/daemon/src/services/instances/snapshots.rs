@@ -2,12 +2,19 @@
 
 use std::sync::Arc;
 
+use api::event::Requestor;
 use api::expiry::Expiry;
 use api::instance::{InstancePut, InstanceSnapshot, InstanceSnapshotPost, InstanceSnapshotPut, InstanceSnapshotsPost};
 use api::key::Read as _;
+use api::keys::instance::{
+    SNAPSHOTS_EXPIRY, SNAPSHOTS_EXPIRY_MANUAL, SNAPSHOTS_PATTERN, SNAPSHOTS_SCHEDULE, SNAPSHOTS_SCHEDULE_STOPPED,
+};
+use api::schedule::Schedule;
 use api::{Error, Result};
+use db::Tx;
 use db::snapshots::{NewSnapshot, Snapshot};
-use jiff::Timestamp;
+use incus_core::snapshot_name;
+use jiff::{Timestamp, ZonedDateTime};
 
 use super::super::never;
 use super::{change, find, find_here};
@@ -90,20 +97,18 @@ fn operation(daemon: &Daemon, description: &'static str, l: &Loaded, snapshot: &
     new
 }
 
-fn tell(cx: &Cx, l: &Loaded, action: &str, snapshot: &str) {
+/// Tells what was done with a snapshot, and by whom.
+fn tell(daemon: &Daemon, by: Option<Requestor>, l: &Loaded, action: &str, snapshot: &str) {
     let url =
         format!("/1.0/instances/{}/snapshots/{}", api::endpoint::encode(&l.row.name), api::endpoint::encode(snapshot));
     let url = api::endpoint::in_project(url, &l.row.project);
-    cx.daemon.tell_in(&events::lifecycle(action, url, Some(cx.caller.requestor())), &l.row.project);
+    daemon.tell_in(&events::lifecycle(action, url, by), &l.row.project);
 }
 
-/// The name of a snapshot that is given none: by the instance's pattern, `%d` is the next number.
-fn next_name(l: &Loaded, taken: &[Snapshot]) -> String {
-    let pattern = l.config.read(&api::keys::instance::SNAPSHOTS_PATTERN);
-    let (before, after) = pattern.split_once("%d").unwrap_or((&pattern, ""));
-    let number = |s: &Snapshot| s.name.strip_prefix(before)?.strip_suffix(after)?.parse::<u64>().ok();
-    let next = taken.iter().filter_map(number).max().map_or(0, |n| n + 1);
-    format!("{before}{next}{after}")
+/// The name of a snapshot that is given none.
+fn next_name(l: &Loaded, taken: &[Snapshot]) -> Result<String> {
+    let taken: Vec<String> = taken.iter().map(|s| s.name.clone()).collect();
+    snapshot_name::next(&l.config.read(&SNAPSHOTS_PATTERN), &taken, Timestamp::now())
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -125,7 +130,7 @@ async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
         db::snapshots::list(tx, id)
     });
     let taken = looked.await?;
-    let name = if new.name.is_empty() { next_name(&l, &taken) } else { new.name };
+    let name = if new.name.is_empty() { next_name(&l, &taken)? } else { new.name };
     check_name(&name)?;
     if taken.iter().any(|s| s.name == name) {
         return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
@@ -133,7 +138,7 @@ async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
     let expires = match new.expires_at {
         Some(at) if at == never() => None,
         Some(at) => Some(at),
-        None => default_expiry(&l)?,
+        None => expiry(&l, l.config.read_set(&SNAPSHOTS_EXPIRY_MANUAL))?,
     };
     let daemon = cx.daemon.clone();
     let begun = operation(&daemon, "Snapshotting instance", &l, &name);
@@ -141,15 +146,15 @@ async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
         let _busy = instances::lock(&daemon, id).await;
         let l = instances::here(&daemon, id).await?;
         take(&daemon, &l, &name, expires).await?;
-        tell(&cx, &l, "instance-snapshot-created", &name);
+        tell(&daemon, Some(cx.caller.requestor()), &l, "instance-snapshot-created", &name);
         Ok(())
     }))
 }
 
-fn default_expiry(l: &Loaded) -> Result<Option<Timestamp>> {
-    let set = |key: &str| l.config.get(key).filter(|v| !v.is_empty());
-    let Some(text) = set("snapshots.expiry.manual").or_else(|| set("snapshots.expiry")) else { return Ok(None) };
-    Expiry::parse(text)?.after(Timestamp::now()).map(Some)
+/// When a snapshot that is taken now expires: as `rule` says, or if it does not, as for all of the instance.
+fn expiry(l: &Loaded, rule: Option<String>) -> Result<Option<Timestamp>> {
+    let rule = rule.or_else(|| l.config.read_set(&SNAPSHOTS_EXPIRY));
+    rule.map(|rule| Expiry::parse(&rule)?.after(Timestamp::now())).transpose()
 }
 
 /// Takes a snapshot. The caller holds the lock of the instance.
@@ -195,7 +200,7 @@ async fn put(cx: Cx, new: InstanceSnapshotPut) -> Result<Arc<Operation>> {
             db::snapshots::update(tx, old.id, &old.description, expires)
         });
         written.await?;
-        tell(&cx, &l, "instance-snapshot-updated", &snapshot.name);
+        tell(&daemon, Some(cx.caller.requestor()), &l, "instance-snapshot-updated", &snapshot.name);
         Ok(())
     }))
 }
@@ -226,7 +231,7 @@ async fn rename(cx: Cx, new: InstanceSnapshotPost) -> Result<Arc<Operation>> {
             blocking::run(move || back.rename_snapshot(&volume, &name, &old)).await?;
         }
         renamed?;
-        tell(&cx, &l, "instance-snapshot-renamed", &new.name);
+        tell(&daemon, Some(cx.caller.requestor()), &l, "instance-snapshot-renamed", &new.name);
         Ok(())
     }))
 }
@@ -244,7 +249,7 @@ async fn delete(cx: Cx, (): ()) -> Result<Arc<Operation>> {
         let (_, driver) = instances::pool(&daemon, &l).await?;
         let (volume, name) = (l.volume(), snapshot.name.clone());
         blocking::run(move || driver.delete_snapshot(&volume, &name)).await?;
-        tell(&cx, &l, "instance-snapshot-deleted", &snapshot.name);
+        tell(&daemon, Some(cx.caller.requestor()), &l, "instance-snapshot-deleted", &snapshot.name);
         Ok(())
     }))
 }
@@ -289,6 +294,58 @@ async fn put_back(daemon: &Arc<Daemon>, id: i64, snapshot: &Snapshot) -> Result<
     let (_, driver) = instances::pool(daemon, &l).await?;
     let (volume, name) = (l.volume(), snapshot.name.clone());
     blocking::run(move || driver.restore(&volume, &name)).await
+}
+
+/// Takes the snapshots of this member's instances whose time came after `from`, and not after `to`.
+pub async fn on_schedule(daemon: &Arc<Daemon>, from: &ZonedDateTime, to: &ZonedDateTime) -> Result<()> {
+    let here = db::instances::Filter { member: Some(daemon.member_id()), ..db::instances::Filter::default() };
+    let expand = move |tx: &Tx<'_>| db::instances::list(tx, here)?.into_iter().map(|row| expanded(tx, row)).collect();
+    let all: Vec<Loaded> = daemon.db().peek(expand).await?;
+    for l in all.into_iter().filter(|l| schedule(l).is_due(from, to)) {
+        let stopped = l.config.read(&SNAPSHOTS_SCHEDULE_STOPPED);
+        if !stopped && !daemon.instances.runs(l.row.id) {
+            continue;
+        }
+        let begun = super::operation(daemon, "Snapshotting instance", &l);
+        let (work, id) = (daemon.clone(), l.row.id);
+        let taken = daemon.run(begun, move |_| async move {
+            let _busy = instances::lock(&work, id).await;
+            let l = instances::here(&work, id).await?;
+            let taken = by_itself(&work, &l).await;
+            taken.inspect_err(|e| tracing::warn!("taking the snapshot of {} that is due: {e}", l.id()))
+        });
+        taken.wait(None).await;
+    }
+    Ok(())
+}
+
+/// Takes the snapshot that the instance wants before it starts. Whether it can be taken or not, it starts. The caller holds the
+/// lock of the instance.
+pub async fn at_startup(daemon: &Arc<Daemon>, l: &Loaded) {
+    if schedule(l).at_startup()
+        && let Err(e) = by_itself(daemon, l).await
+    {
+        tracing::warn!("taking a snapshot of {} before it starts: {e}", l.id());
+    }
+}
+
+/// Without a schedule that can be read there is none.
+fn schedule(l: &Loaded) -> Schedule {
+    Schedule::parse(&l.config.read(&SNAPSHOTS_SCHEDULE)).unwrap_or_default()
+}
+
+/// Takes a snapshot that no person has asked for. The caller holds the lock of the instance.
+async fn by_itself(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
+    let (id, project) = (l.row.id, l.row.project.clone());
+    let looked = daemon.view(move |tx| {
+        project_rules::check_snapshots(tx, &project)?;
+        db::snapshots::list(tx, id)
+    });
+    let name = next_name(l, &looked.await?)?;
+    check_name(&name)?;
+    take(daemon, l, &name, expiry(l, None)?).await?;
+    tell(daemon, None, l, "instance-snapshot-created", &name);
+    Ok(())
 }
 
 /// Removes the snapshots of this member's instances whose time has come.

@@ -17,6 +17,7 @@ pub mod snapshots;
 use std::sync::Arc;
 
 use api::endpoint::{Allow, fill, in_project};
+use api::event::Requestor;
 use api::key::Config;
 use api::volume::{StorageVolume, StorageVolumePut, StorageVolumeState, StorageVolumeStateUsage};
 use api::{Error, Kind, Result};
@@ -310,6 +311,18 @@ fn resources(row: &Row, snapshot: Option<&str>) -> Resources {
 }
 
 fn tell<const N: usize>(cx: &Cx, action: &str, row: &Row, snapshot: Option<&str>, context: [(&'static str, Value); N]) {
-    let event = events::lifecycle(action, url(row, snapshot), Some(cx.caller.requestor()));
-    cx.daemon.tell_in(&events::with_context(event, context), &row.project);
+    tell_by(&cx.daemon, Some(cx.caller.requestor()), action, row, snapshot, context);
+}
+
+/// Tells what was done by a person, or if that is none by the daemon itself.
+fn tell_by<const N: usize>(
+    daemon: &Daemon,
+    by: Option<Requestor>,
+    action: &str,
+    row: &Row,
+    snapshot: Option<&str>,
+    context: [(&'static str, Value); N],
+) {
+    let event = events::lifecycle(action, url(row, snapshot), by);
+    daemon.tell_in(&events::with_context(event, context), &row.project);
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use api::expiry::Expiry;
 use api::key::Read as _;
-use api::keys::volume::{SNAPSHOTS_EXPIRY, SNAPSHOTS_EXPIRY_MANUAL, SNAPSHOTS_PATTERN};
+use api::keys::volume::{SNAPSHOTS_EXPIRY, SNAPSHOTS_EXPIRY_MANUAL, SNAPSHOTS_PATTERN, SNAPSHOTS_SCHEDULE};
+use api::schedule::Schedule;
 use api::volume::{
     StorageVolumeSnapshot, StorageVolumeSnapshotPost, StorageVolumeSnapshotPut, StorageVolumeSnapshotsPost,
 };
@@ -13,11 +14,11 @@ use api::{Error, Kind, Result};
 use db::Tx;
 use db::volume_snapshots::{self, VolumeSnapshot};
 use db::volumes::{Filter, Volume as Row, VolumeType};
-use jiff::Timestamp;
+use jiff::{Timestamp, ZonedDateTime};
 use serde_json::{Value, json};
 
 use super::files::{self, Unfinished};
-use super::{asked, custom_here, moment, path, resources, tell, visible};
+use super::{asked, custom_here, moment, path, resources, tell, tell_by, visible};
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
 use crate::services::{Change, never, pools, project_rules};
@@ -115,30 +116,35 @@ fn expiry(row: &Row, asked: Option<Timestamp>, now: Timestamp) -> Result<Option<
     if let Some(asked) = asked {
         return Ok(moment(asked));
     }
-    let rule = row.config.read_set(&SNAPSHOTS_EXPIRY_MANUAL).or_else(|| row.config.read_set(&SNAPSHOTS_EXPIRY));
+    after(row.config.read_set(&SNAPSHOTS_EXPIRY_MANUAL).or_else(|| row.config.read_set(&SNAPSHOTS_EXPIRY)), now)
+}
+
+fn after(rule: Option<String>, now: Timestamp) -> Result<Option<Timestamp>> {
     rule.map(|rule| Expiry::parse(&rule)?.after(now)).transpose()
 }
 
-async fn create(cx: Cx, new: StorageVolumeSnapshotsPost) -> Result<Arc<Operation>> {
-    let row = custom_here(&cx).await?;
-    let id = row.id;
-    let project = cx.project().to_owned();
-    let looked = cx.daemon.view(move |tx| {
+/// The name of a snapshot that may be taken: the one that is asked for, or if that is empty one by the volume's pattern.
+async fn new_name(daemon: &Daemon, row: &Row, asked: &str) -> Result<String> {
+    let (id, project) = (row.id, row.project.clone());
+    let looked = daemon.view(move |tx| {
         project_rules::check_snapshots(tx, &project)?;
         volume_snapshots::list(tx, id)
     });
-    let taken = looked.await?;
-    let taken: Vec<String> = taken.into_iter().map(|s| s.name).collect();
-    let now = Timestamp::now();
-    let name = if new.name.is_empty() {
-        incus_core::snapshot_name::next(&row.config.read(&SNAPSHOTS_PATTERN), &taken, now)?
-    } else {
-        new.name.clone()
+    let taken: Vec<String> = looked.await?.into_iter().map(|s| s.name).collect();
+    let name = match asked {
+        "" => incus_core::snapshot_name::next(&row.config.read(&SNAPSHOTS_PATTERN), &taken, Timestamp::now())?,
+        asked => asked.to_owned(),
     };
     api::name::plain("snapshot", &name)?;
     if taken.contains(&name) {
         return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
     }
+    Ok(name)
+}
+
+async fn create(cx: Cx, new: StorageVolumeSnapshotsPost) -> Result<Arc<Operation>> {
+    let row = custom_here(&cx).await?;
+    let (name, now) = (new_name(&cx.daemon, &row, &new.name).await?, Timestamp::now());
     let expires = expiry(&row, new.expires_at, now)?;
     let about = resources(&row, Some(&name));
     let operation = cx.daemon.operation("Creating storage volume snapshot", cx.project(), about);
@@ -278,6 +284,51 @@ fn must_not_run(tx: &Tx<'_>, row: &Row, on: Option<i64>) -> Result<()> {
     }
 }
 
+/// The custom volumes that this member looks after.
+async fn looked_after<T: Send + 'static>(
+    daemon: &Daemon,
+    each: impl Fn(&Tx<'_>, Row) -> Result<T> + Send + 'static,
+) -> Result<Vec<T>> {
+    let own = daemon.member_id();
+    // One member looks after those that all reach.
+    let all = !daemon.clustered() || daemon.db().status().leads();
+    let find = move |tx: &Tx<'_>| {
+        let which = Filter { member: Some(own), kind: Some(VolumeType::Custom), ..Filter::default() };
+        let rows = db::volumes::list(tx, which)?.into_iter().filter(|r| all || r.member_id.is_some());
+        rows.map(|row| each(tx, row)).collect()
+    };
+    daemon.db().peek(find).await
+}
+
+/// Takes the snapshots that this member looks after whose time came after `from`, and not after `to`.
+pub async fn on_schedule(daemon: &Arc<Daemon>, from: &ZonedDateTime, to: &ZonedDateTime) -> Result<()> {
+    for row in looked_after(daemon, |_, row| Ok(row)).await? {
+        // Without a schedule that can be read there is none.
+        let schedule = Schedule::parse(&row.config.read(&SNAPSHOTS_SCHEDULE)).unwrap_or_default();
+        if !schedule.is_due(from, to) {
+            continue;
+        }
+        let about = resources(&row, None);
+        let begun = daemon.operation("Creating storage volume snapshot", &row.project, about);
+        let work = daemon.clone();
+        let taken = daemon.run(begun, |_| async move {
+            let taken = by_itself(&work, &row).await;
+            taken.inspect_err(|e| tracing::warn!("taking the snapshot of {} that is due: {e}", row.name))
+        });
+        taken.wait(None).await;
+    }
+    Ok(())
+}
+
+/// Takes a snapshot that no person has asked for.
+async fn by_itself(daemon: &Arc<Daemon>, row: &Row) -> Result<()> {
+    let name = new_name(daemon, row, "").await?;
+    let expires = after(row.config.read_set(&SNAPSHOTS_EXPIRY), Timestamp::now())?;
+    take(daemon, row, &name, "", expires).await?;
+    tell_by(daemon, None, "storage-volume-snapshot-created", row, Some(&name), [("type", json!("custom"))]);
+    Ok(())
+}
+
 /// Deletes the snapshots of this member that have expired, now and then.
 pub async fn prune(daemon: Arc<Daemon>) {
     loop {
@@ -289,19 +340,13 @@ pub async fn prune(daemon: Arc<Daemon>) {
 }
 
 async fn prune_now(daemon: &Arc<Daemon>) -> Result<()> {
-    let (own, now) = (daemon.member_id(), Timestamp::now());
-    // One member looks after those that all reach.
-    let all = !daemon.clustered() || daemon.db().status().leads();
-    let find = move |tx: &Tx<'_>| {
-        let which = Filter { member: Some(own), kind: Some(VolumeType::Custom), ..Filter::default() };
-        let mut expired = Vec::new();
-        for row in db::volumes::list(tx, which)?.into_iter().filter(|r| all || r.member_id.is_some()) {
-            let of_it = volume_snapshots::list(tx, row.id)?;
-            expired.extend(of_it.into_iter().filter(|s| s.expires.is_some_and(|e| e <= now)).map(|s| (row.clone(), s)));
-        }
-        Ok(expired)
+    let now = Timestamp::now();
+    let find = move |tx: &Tx<'_>, row: Row| {
+        let of_it = volume_snapshots::list(tx, row.id)?;
+        let expired = of_it.into_iter().filter(|s| s.expires.is_some_and(|e| e <= now));
+        Ok(expired.map(|s| (row.clone(), s)).collect::<Vec<_>>())
     };
-    for (row, snapshot) in daemon.db().peek(find).await? {
+    for (row, snapshot) in looked_after(daemon, find).await?.into_iter().flatten() {
         let about = resources(&row, Some(&snapshot.name));
         let operation = daemon.operation("Cleaning up expired storage volume snapshots", &row.project, about);
         let work = daemon.clone();
