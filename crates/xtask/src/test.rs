@@ -34,6 +34,9 @@ const LONG: &[&str] = &[
     "corpus",
 ];
 
+/// Those whose figures are shown although nothing is wrong: what was survived, and how long it took.
+const TOLD: &[&str] = &["torture", "seeds"];
+
 /// Installs, builds, checks, tests.
 pub fn all(filter: Option<&str>) -> Result<()> {
     packages::install()?;
@@ -70,11 +73,18 @@ pub struct Program {
     pub home: PathBuf,
 }
 
+impl Program {
+    /// True if that is its name, in whichever crate.
+    fn is(&self, name: &str) -> bool {
+        self.name.rsplit('/').next() == Some(name)
+    }
+}
+
 /// The programs of tests that cargo has built, in the order in which they are to begin.
 fn programs() -> Result<Vec<Program>> {
     let messages = cargo_json(&["test", "--workspace", "--no-run"])?;
     let mut found: Vec<Program> = messages.iter().filter_map(program).collect();
-    let place = |p: &Program| LONG.iter().position(|name| p.name.ends_with(&format!("/{name}"))).unwrap_or(LONG.len());
+    let place = |p: &Program| LONG.iter().position(|name| p.is(name)).unwrap_or(LONG.len());
     found.sort_by_key(place);
     Ok(found)
 }
@@ -131,6 +141,9 @@ fn run_one(program: &Program, filter: Option<&str>) -> Ran {
     let began = Instant::now();
     let mut command = Command::new(&program.path);
     command.args(filter).current_dir(&program.home).stdin(Stdio::null());
+    if TOLD.iter().any(|name| program.is(name)) {
+        command.arg("--show-output");
+    }
     command.env("CARGO_MANIFEST_DIR", &program.home).env("TORTURE_SECONDS", TORTURE);
     let (said, good) = match command.output() {
         Ok(out) => {
