@@ -84,6 +84,18 @@ pub struct TrustToken {
     pub expires_at: Timestamp,
 }
 
+/// Somebody who may use an instance or a project.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AccessEntry {
+    /// The fingerprint of the certificate.
+    pub identifier: String,
+    /// `admin` of the server, or `operator` of the project.
+    pub role: String,
+    /// What grants it: `tls`, the certificate.
+    pub provider: String,
+}
+
 crate::endpoints! {
     /// List the trusted certificates.
     LIST = GET "/1.0/certificates" -> List<Certificate>, Trusted, At::Any, "";

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::AccessEntry;
 use crate::endpoint::{Allow::*, At, Background, List, Listed, Sync, encode, in_project};
 use crate::key::Config;
 use crate::profile::Devices;
@@ -390,6 +391,8 @@ crate::endpoints! {
     DELETE = DELETE "/1.0/instances/{name}" -> Background, Project, At::Instance, "instances";
     /// Make the root file system of a stopped instance anew.
     REBUILD = POST "/1.0/instances/{name}/rebuild" (InstanceRebuildPost) -> Background, Project, At::Instance, "instances_rebuild";
+    /// Who may use an instance.
+    ACCESS = GET "/1.0/instances/{name}/access" -> Sync<Vec<AccessEntry>>, Project, At::InstanceRecord, "instance_access";
     /// What an instance is doing.
     STATE = GET "/1.0/instances/{name}/state" -> Sync<InstanceState>, Project, At::Instance, "instances";
     /// Start, stop, restart, freeze or thaw an instance.

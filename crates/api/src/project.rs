@@ -1,7 +1,10 @@
 //! `/1.0/projects`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use crate::certificate::AccessEntry;
 use crate::endpoint::{Allow::*, At, Background, List, Listed, Sync, encode};
 use crate::key::Config;
 
@@ -52,6 +55,24 @@ pub struct ProjectPost {
     pub name: String,
 }
 
+/// What a project uses.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProjectState {
+    /// By what it is: `containers`, `cpu`, `disk`, `instances`, `memory`, `networks`, `processes`, `virtual-machines`.
+    pub resources: BTreeMap<String, ProjectStateResource>,
+}
+
+/// How much of something a project uses: a number, or bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ProjectStateResource {
+    /// The most that it may use; -1 if that is not limited.
+    pub limit: i64,
+    /// What is laid aside for it: what its instances and volumes are limited to.
+    pub usage: i64,
+}
+
 crate::endpoints! {
     /// List the projects.
     LIST = GET "/1.0/projects" -> List<Project>, Trusted, At::Any, "projects";
@@ -59,6 +80,10 @@ crate::endpoints! {
     CREATE = POST "/1.0/projects" (ProjectsPost) -> Sync<()>, Admin, At::Any, "projects";
     /// One project.
     GET = GET "/1.0/projects/{name}" -> Sync<Project>, Trusted, At::Any, "projects";
+    /// Who may use a project.
+    ACCESS = GET "/1.0/projects/{name}/access" -> Sync<Vec<AccessEntry>>, Trusted, At::Any, "project_access";
+    /// What a project may use, and uses.
+    STATE = GET "/1.0/projects/{name}/state" -> Sync<ProjectState>, Trusted, At::Any, "project_usage";
     /// Replace a project's configuration.
     PUT = PUT "/1.0/projects/{name}" (ProjectPut) -> Sync<()>, Admin, At::Any, "projects";
     /// Change some of a project's configuration.

@@ -4,6 +4,7 @@ use api::key::{Config, Key, Read as _, find};
 use api::keys::instance as keys;
 use api::keys::project::{self as own, PROJECT};
 use api::profile::Devices;
+use api::project::{ProjectState, ProjectStateResource};
 use api::{Error, Result};
 
 use crate::disk::is_root;
@@ -100,6 +101,29 @@ impl<'a> Rules<'a> {
             return Ok(());
         }
         Err(refused(format!("Reached maximum aggregate value \"{most}\" for \"{key}\" in project \"{}\"", self.name)))
+    }
+
+    /// What the project may use, and what these instances use together, beside `disk` bytes and so many networks.
+    pub fn state(&self, all: &[Use<'_>], disk: u64, networks: usize) -> ProjectState {
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let machines = all.iter().filter(|u| u.machine).count();
+        let counts = [
+            ("containers", all.len() - machines, self.config.read_set(&own::LIMIT_CONTAINERS)),
+            ("instances", all.len(), self.config.read_set(&own::LIMIT_INSTANCES)),
+            ("networks", networks, None),
+            ("virtual-machines", machines, self.config.read_set(&own::LIMIT_MACHINES)),
+        ];
+        let counts = counts.map(|(of, usage, limit)| (of, limit, usage as u64));
+        let sums = SUMS.map(|key| {
+            // Where sums are not limited there may be instances for which no number stands.
+            let of = |config: &Config| config.get(key).and_then(|value| amount(key, value).ok());
+            let usage = all.iter().filter_map(|u| of(u.config)).fold(0, u64::saturating_add);
+            (key.trim_start_matches("limits."), of(self.config).map(number), usage)
+        });
+        let all = counts.into_iter().chain(sums).chain([("disk", None, disk)]);
+        let shown =
+            |limit: Option<i64>, usage| ProjectStateResource { limit: limit.unwrap_or(-1), usage: number(usage) };
+        ProjectState { resources: all.map(|(of, limit, usage)| (of.to_owned(), shown(limit, usage))).collect() }
     }
 
     /// Checks what an instance (with its profiles) or a profile has; `what` says which, as `instance "c1"`.
@@ -277,6 +301,30 @@ mod tests {
             let got = said(Rules::new("p", &project).limits(&all));
             assert!(if want.is_empty() { got.is_empty() } else { got.contains(want) }, "{project:?}: {got}");
         }
+    }
+
+    #[test]
+    fn a_project_knows_what_it_uses() {
+        let project = config(&[("limits.instances", "5"), ("limits.memory", "1GiB")]);
+        let has = [
+            config(&[("limits.memory", "512MiB"), ("limits.cpu", "2")]),
+            config(&[("limits.memory", "10%"), ("limits.cpu", "0-3"), ("limits.processes", "7")]),
+        ];
+        let uses: Vec<Use<'_>> =
+            has.iter().zip([false, true]).map(|(config, machine)| Use { name: "c", machine, config }).collect();
+        let state = Rules::new("p", &project).state(&uses, 1000, 3);
+        let got: Vec<_> = state.resources.iter().map(|(of, r)| (of.as_str(), r.limit, r.usage)).collect();
+        let want = [
+            ("containers", -1, 1),
+            ("cpu", -1, 2),
+            ("disk", -1, 1000),
+            ("instances", 5, 2),
+            ("memory", 1 << 30, 512 << 20),
+            ("networks", -1, 3),
+            ("processes", -1, 7),
+            ("virtual-machines", -1, 1),
+        ];
+        assert_eq!(got, want);
     }
 
     #[test]

@@ -59,6 +59,11 @@ fn numbers(cluster: &Cluster) -> Result<()> {
     )?;
     let one = names.lines().next().unwrap();
     cluster.refused_with(2, &["copy", one, "x", "--project", "few"], "Reached maximum number of instances")?;
+    let told = cluster.incus(1, &["project", "info", "few", "-f", "csv"])?;
+    for row in ["CONTAINERS,UNLIMITED,3", "INSTANCES,3,3", "VIRTUAL-MACHINES,0,0", "MEMORY,UNLIMITED,0B"] {
+        assert!(told.lines().any(|line| line == row), "{row}: {told}");
+    }
+    cluster.refused_with(2, &["project", "info", "nope"], "Project not found")?;
     // What could not be made has left no volume.
     for machine in &cluster.lab.machines {
         let folder = machine.incus_dir().join("storage-pools/local/containers");
@@ -98,6 +103,10 @@ fn sums(cluster: &Cluster) -> Result<()> {
         assert!(said.contains(why), "{memory} {cpus}: {said}");
     }
     init("b", "128MiB", "2")?.ok()?;
+    let told = cluster.incus(1, &["project", "info", "lean", "-f", "csv"])?;
+    for row in ["CPU,3,3", "MEMORY,256.00MiB,256.00MiB", "PROCESSES,100,80", "INSTANCES,UNLIMITED,2"] {
+        assert!(told.lines().any(|line| line == row), "{row}: {told}");
+    }
     cluster.refused_with(2, &["config", "set", "a", "limits.memory=200MiB", "--project", "lean"], "aggregate value")?;
     cluster.refused_with(
         2,

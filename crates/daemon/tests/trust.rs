@@ -121,11 +121,30 @@ fn tokens(cluster: &Cluster) -> Result<()> {
     assert!(second.redeem(cluster, &good)?.contains("not authorized"), "it is good once");
     let list = cluster.incus(2, &["config", "trust", "list", "-f", "csv", "-c", "ntrp"])?;
     assert!(list.contains("first,client,yes,p1") || list.to_lowercase().contains("first,client,yes,p1"), "{list}");
+    let list = cluster.incus(2, &["config", "trust", "list", "-f", "csv", "-c", "nf"])?;
+    let fingerprint = list.lines().find_map(|line| line.strip_prefix("first,")).unwrap();
+    let access = cluster.incus(1, &["project", "info", "p1", "--show-access"])?;
+    assert!(access.contains(fingerprint) && access.contains("role: operator"), "{access}");
+    assert_eq!(cluster.get(2, "/1.0/projects/default/access")?.as_array().unwrap().len(), 0);
+    assert!(first.ask(cluster, 1, &[], "/1.0/projects/p1/access")?.contains("\"operator\""));
+    assert!(first.ask(cluster, 1, &[], "/1.0/projects/default/access")?.contains("not found"));
     // Who is restricted has nobody trusted, itself by another certificate least of all.
     for body in [r#"{"token":true,"name":"friend"}"#, r#"{"type":"client","name":"friend"}"#] {
         let answer = first.ask(cluster, 1, &["-X", "POST", "-d", body], "/1.0/certificates")?;
         assert!(answer.contains("not authorized"), "{answer}");
     }
+    let third = own(cluster, "third");
+    assert!(third.redeem(cluster, &token(cluster, &["third"])?)?.contains("\"status_code\":200"));
+    let roles = |of: &str| -> Result<Vec<String>> {
+        let all = cluster.get(1, &format!("/1.0/{of}/access"))?;
+        let mut roles: Vec<String> = all.as_array().unwrap().iter().map(|a| a["role"].to_string()).collect();
+        roles.sort();
+        Ok(roles)
+    };
+    assert_eq!(roles("projects/p1")?, ["\"admin\"", "\"operator\""]);
+    assert_eq!(roles("projects/default")?, ["\"admin\""]);
+    // It sees itself, and no administrator.
+    assert!(!first.ask(cluster, 1, &[], "/1.0/projects/p1/access")?.contains("\"admin\""));
     let revoked = token(cluster, &["second"])?;
     cluster.incus(2, &["config", "trust", "revoke-token", "second"])?;
     assert!(second.redeem(cluster, &revoked)?.contains("not authorized"));

@@ -1,6 +1,6 @@
 //! `/1.0/certificates`: who is trusted.
 
-use api::certificate::{Certificate, CertificatePut, CertificatesPost, TrustToken};
+use api::certificate::{AccessEntry, Certificate, CertificatePut, CertificatesPost, TrustToken};
 use api::cluster::JoinToken;
 use api::endpoint::decode;
 use api::key::Read as _;
@@ -62,6 +62,15 @@ async fn list(cx: Cx, (): ()) -> Result<Vec<Certificate>> {
 /// A client that is restricted to projects sees its own certificate and no other.
 fn visible(cx: &Cx, certificate: &Certificate) -> bool {
     !matches!(cx.caller.trust, Trust::Restricted(_)) || certificate.fingerprint == cx.caller.name
+}
+
+/// Whose certificates give access to a project, as far as the caller sees these.
+pub async fn access(cx: &Cx, project: String) -> Result<Vec<AccessEntry>> {
+    let all = cx.daemon.view(db::certificates::list).await?.into_iter();
+    let clients = all.filter(|c| c.kind == CertificateType::Client).map(shown);
+    let may = clients.filter(|c| (!c.restricted || c.projects.contains(&project)) && visible(cx, c));
+    let role = |c: &Certificate| if c.restricted { "operator" } else { "admin" }.to_owned();
+    Ok(may.map(|c| AccessEntry { role: role(&c), identifier: c.fingerprint, provider: "tls".into() }).collect())
 }
 
 async fn find(cx: &Cx) -> Result<Certificate> {

@@ -3,11 +3,14 @@
 
 use api::key::{Config, Read as _};
 use api::keys::project as keys;
+use api::keys::volume::SIZE;
+use api::project::ProjectState;
 use api::{Error, Result};
 use db::Tx;
 use db::instances::Filter;
 use db::projects::{Feature, Project, users_of};
 use db::value::InstanceType;
+use db::volumes::{self, VolumeType};
 use incus_core::placement::Target;
 use incus_core::project::{Rules, Use};
 
@@ -26,22 +29,41 @@ pub fn check_with(tx: &Tx<'_>, project: &str, wanted: Option<&Loaded>) -> Result
     if !rules.any() {
         return Ok(());
     }
-    let expander = Expander::new(tx)?;
-    let here = Filter { project: Some(&project.name), ..Filter::default() };
-    let mut all: Vec<Loaded> = db::instances::list(tx, here)?.into_iter().map(|row| expander.load(row)).collect();
+    let mut all = instances(tx, &project.name)?;
     if let Some(wanted) = wanted {
         all.retain(|l| l.row.name != wanted.row.name && l.row.id != wanted.row.id);
         all.push(wanted.clone());
     }
-    let used: Vec<Use<'_>> = all
-        .iter()
-        .map(|l| Use { name: &l.row.name, machine: l.row.kind == InstanceType::VirtualMachine, config: &l.config })
-        .collect();
-    rules.limits(&used)?;
+    rules.limits(&uses(&all))?;
     for l in &all {
         rules.restrictions(&format!("instance \"{}\"", l.row.name), &l.config, &l.devices)?;
     }
     profiles(tx, &project, &rules)
+}
+
+fn instances(tx: &Tx<'_>, project: &str) -> Result<Vec<Loaded>> {
+    let expander = Expander::new(tx)?;
+    let here = Filter { project: Some(project), ..Filter::default() };
+    Ok(db::instances::list(tx, here)?.into_iter().map(|row| expander.load(row)).collect())
+}
+
+fn uses(all: &[Loaded]) -> Vec<Use<'_>> {
+    let machine = |l: &Loaded| l.row.kind == InstanceType::VirtualMachine;
+    all.iter().map(|l| Use { name: &l.row.name, machine: machine(l), config: &l.config }).collect()
+}
+
+/// What a project may use, and uses.
+pub fn state(tx: &Tx<'_>, project: &str) -> Result<ProjectState> {
+    let project = db::projects::get(tx, project)?;
+    let all = instances(tx, &project.name)?;
+    let which =
+        volumes::Filter { project: Some(&project.name), kind: Some(VolumeType::Custom), ..volumes::Filter::default() };
+    let of_volume = |row: volumes::Volume| api::size::bytes(&row.config.read(&SIZE)).unwrap_or(0);
+    let of_instance = |l: &Loaded| incus_core::disk::root_size(&l.devices).ok().flatten().unwrap_or(0);
+    let sizes = volumes::list(tx, which)?.into_iter().map(of_volume).chain(all.iter().map(of_instance));
+    let networks = db::networks::list(tx, Some(&project.name))?.len();
+    let disk = sizes.fold(0, u64::saturating_add);
+    Ok(Rules::new(&project.name, &project.config).state(&uses(&all), disk, networks))
 }
 
 /// Checks the profiles that are the project's own.

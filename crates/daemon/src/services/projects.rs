@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use api::certificate::AccessEntry;
 use api::key::Config;
-use api::project::{Project, ProjectPost, ProjectPut, ProjectsPost};
+use api::project::{Project, ProjectPost, ProjectPut, ProjectState, ProjectsPost};
 use api::{Error, Result};
 use db::Tx;
 use serde_json::Value;
@@ -11,13 +12,15 @@ use serde_json::Value;
 use crate::edge::auth::Trust;
 use crate::edge::{Cx, Router};
 use crate::operations::{Operation, Resources};
-use crate::services::{Change, project_rules};
+use crate::services::{Change, certificates, project_rules};
 use crate::state::Daemon;
 
 pub fn routes(r: &mut Router) {
     r.list(&api::project::LIST, list);
     r.sync(&api::project::CREATE, create);
     r.sync(&api::project::GET, get);
+    r.sync(&api::project::ACCESS, access);
+    r.sync(&api::project::STATE, state);
     r.sync(&api::project::PUT, put);
     r.sync(&api::project::PATCH, patch);
     r.operation(&api::project::RENAME, rename);
@@ -67,6 +70,16 @@ async fn get(cx: Cx, (): ()) -> Result<Project> {
     let project = find(&cx).await?;
     cx.show_etag(&ProjectPut { config: project.config.clone(), description: project.description.clone() });
     Ok(project)
+}
+
+async fn access(cx: Cx, (): ()) -> Result<Vec<AccessEntry>> {
+    let name = find(&cx).await?.name;
+    certificates::access(&cx, name).await
+}
+
+async fn state(cx: Cx, (): ()) -> Result<ProjectState> {
+    let name = find(&cx).await?.name;
+    cx.daemon.view(move |tx| project_rules::state(tx, &name)).await
 }
 
 /// What a new project has of its own unless it says otherwise.

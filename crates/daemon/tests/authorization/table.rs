@@ -66,6 +66,7 @@ GET    /1.0/instances                                  project  =200
 POST   /1.0/instances                                  project  =400
 PUT    /1.0/instances                                  project  =400
 GET    /1.0/instances/{name}                           project  c1=200 nope=404
+GET    /1.0/instances/{name}/access                    project  c1=200 nope=404
 PUT    /1.0/instances/{name}                           project  c1=400 nope=400
 PATCH  /1.0/instances/{name}                           project  c1=400 nope=400
 POST   /1.0/instances/{name}                           project  c1=400 nope=400
@@ -129,6 +130,8 @@ DELETE /1.0/profiles/{name}                            project  default=400 nope
 GET    /1.0/projects                                   trusted  =200
 POST   /1.0/projects                                   admin    =400
 GET    /1.0/projects/{name}                            seen     default=200 nope=404
+GET    /1.0/projects/{name}/access                     seen     default=200 nope=404
+GET    /1.0/projects/{name}/state                      seen     default=200 nope=404
 PUT    /1.0/projects/{name}                            admin    default=400 nope=400
 PATCH  /1.0/projects/{name}                            admin    default=400 nope=400
 POST   /1.0/projects/{name}                            admin    default=400 nope=400

@@ -23,6 +23,7 @@ mod state;
 
 use std::sync::Arc;
 
+use api::certificate::AccessEntry;
 use api::instance::InstancePut;
 use api::{Error, Result};
 use serde_json::Value;
@@ -31,6 +32,7 @@ use crate::edge::{Cx, Router};
 use crate::events::{lifecycle, with_context};
 use crate::instances::{self, Loaded};
 use crate::operations::{New, Resources};
+use crate::services::certificates;
 use crate::state::Daemon;
 
 pub use change::while_it_runs;
@@ -45,6 +47,7 @@ pub fn routes(r: &mut Router) {
     r.raw(&api::instance::CREATE, create::create);
     r.operation(&api::instance::STATE_ALL, state::put_all);
     r.sync(&api::instance::GET, list::get);
+    r.sync(&api::instance::ACCESS, access);
     r.operation(&api::instance::PUT, change::put);
     r.sync(&api::instance::PATCH, change::patch);
     r.operation(&api::instance::POST, rename::post);
@@ -64,6 +67,11 @@ pub fn routes(r: &mut Router) {
 /// The instance of the request.
 pub async fn find(cx: &Cx) -> Result<Loaded> {
     instances::load(&cx.daemon, cx.project(), cx.arg(0)).await
+}
+
+async fn access(cx: Cx, (): ()) -> Result<Vec<AccessEntry>> {
+    let project = find(&cx).await?.row.project;
+    certificates::access(&cx, project).await
 }
 
 /// The instance of the request, which must be on this member: it may have moved since the request was sent on.
