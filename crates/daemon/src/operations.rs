@@ -91,6 +91,11 @@ impl Operation {
         self.set_status(StatusCode::Cancelling, None);
     }
 
+    /// True once it has ended.
+    pub fn has_ended(&self) -> bool {
+        *self.ended.borrow()
+    }
+
     /// Waits until it has ended, for at most `timeout`; as clients see it then.
     pub async fn wait(&self, timeout: Option<Duration>) -> View {
         let mut ended = self.ended.subscribe();
@@ -123,7 +128,7 @@ impl Operation {
     }
 
     fn set_status(&self, status: StatusCode, error: Option<&Error>) {
-        if *self.ended.borrow() {
+        if self.has_ended() {
             return;
         }
         self.change(|view| {
@@ -237,7 +242,7 @@ impl Operations {
 
     /// Those that run by themselves, and not as long as a client talks, and have not ended.
     pub fn tasks(&self) -> Vec<Arc<Operation>> {
-        let runs = |o: &Arc<Operation>| o.lock().class == Class::Task.as_str() && !*o.ended.borrow();
+        let runs = |o: &Arc<Operation>| o.lock().class == Class::Task.as_str() && !o.has_ended();
         self.list().into_iter().filter(runs).collect()
     }
 

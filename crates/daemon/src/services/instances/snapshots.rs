@@ -21,8 +21,9 @@ use super::{change, find, find_here};
 use crate::blocking;
 use crate::edge::{Cx, Router};
 use crate::events;
-use crate::instances::{self, Loaded, expanded, start, stop};
+use crate::instances::{self, Expander, Loaded, expanded, start, stop};
 use crate::operations::{New, Operation};
+use crate::services::schedule::Begun;
 use crate::services::{Change, project_rules};
 use crate::state::Daemon;
 
@@ -297,24 +298,32 @@ async fn put_back(daemon: &Arc<Daemon>, id: i64, snapshot: &Snapshot) -> Result<
 }
 
 /// Takes the snapshots of this member's instances whose time came after `from`, and not after `to`.
-pub async fn on_schedule(daemon: &Arc<Daemon>, from: &ZonedDateTime, to: &ZonedDateTime) -> Result<()> {
+pub async fn on_schedule(
+    daemon: &Arc<Daemon>,
+    begun: &mut Begun,
+    from: &ZonedDateTime,
+    to: &ZonedDateTime,
+) -> Result<()> {
     let here = db::instances::Filter { member: Some(daemon.member_id()), ..db::instances::Filter::default() };
-    let expand = move |tx: &Tx<'_>| db::instances::list(tx, here)?.into_iter().map(|row| expanded(tx, row)).collect();
-    let all: Vec<Loaded> = daemon.db().peek(expand).await?;
-    for l in all.into_iter().filter(|l| schedule(l).is_due(from, to)) {
+    let load = move |tx: &Tx<'_>| {
+        let expander = Expander::new(tx)?;
+        Ok(db::instances::list(tx, here)?.into_iter().map(|row| expander.load(row)).collect::<Vec<_>>())
+    };
+    let mut all = daemon.db().peek(load).await?;
+    all.retain(|l| schedule(l).is_due(from, to) && begun.is_free(l.row.id));
+    for l in all {
         let stopped = l.config.read(&SNAPSHOTS_SCHEDULE_STOPPED);
         if !stopped && !daemon.instances.runs(l.row.id) {
             continue;
         }
-        let begun = super::operation(daemon, "Snapshotting instance", &l);
         let (work, id) = (daemon.clone(), l.row.id);
-        let taken = daemon.run(begun, move |_| async move {
+        let operation = daemon.run(super::operation(daemon, "Snapshotting instance", &l), move |_| async move {
             let _busy = instances::lock(&work, id).await;
             let l = instances::here(&work, id).await?;
             let taken = by_itself(&work, &l).await;
             taken.inspect_err(|e| tracing::warn!("taking the snapshot of {} that is due: {e}", l.id()))
         });
-        taken.wait(None).await;
+        begun.wait(id, operation).await;
     }
     Ok(())
 }

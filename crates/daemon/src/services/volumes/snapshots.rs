@@ -21,6 +21,7 @@ use super::files::{self, Unfinished};
 use super::{asked, custom_here, moment, path, resources, tell, tell_by, visible};
 use crate::edge::{Cx, Router};
 use crate::operations::Operation;
+use crate::services::schedule::Begun;
 use crate::services::{Change, never, pools, project_rules};
 use crate::state::Daemon;
 use crate::{blocking, volumes};
@@ -301,21 +302,25 @@ async fn looked_after<T: Send + 'static>(
 }
 
 /// Takes the snapshots that this member looks after whose time came after `from`, and not after `to`.
-pub async fn on_schedule(daemon: &Arc<Daemon>, from: &ZonedDateTime, to: &ZonedDateTime) -> Result<()> {
+pub async fn on_schedule(
+    daemon: &Arc<Daemon>,
+    begun: &mut Begun,
+    from: &ZonedDateTime,
+    to: &ZonedDateTime,
+) -> Result<()> {
     for row in looked_after(daemon, |_, row| Ok(row)).await? {
         // Without a schedule that can be read there is none.
         let schedule = Schedule::parse(&row.config.read(&SNAPSHOTS_SCHEDULE)).unwrap_or_default();
-        if !schedule.is_due(from, to) {
+        if !schedule.is_due(from, to) || !begun.is_free(row.id) {
             continue;
         }
-        let about = resources(&row, None);
-        let begun = daemon.operation("Creating storage volume snapshot", &row.project, about);
-        let work = daemon.clone();
-        let taken = daemon.run(begun, |_| async move {
+        let new = daemon.operation("Creating storage volume snapshot", &row.project, resources(&row, None));
+        let (work, id) = (daemon.clone(), row.id);
+        let operation = daemon.run(new, |_| async move {
             let taken = by_itself(&work, &row).await;
             taken.inspect_err(|e| tracing::warn!("taking the snapshot of {} that is due: {e}", row.name))
         });
-        taken.wait(None).await;
+        begun.wait(id, operation).await;
     }
     Ok(())
 }
