@@ -45,15 +45,22 @@ pub async fn watch(daemon: Arc<Daemon>) {
     let mut said = 0;
     loop {
         beat(ROUND).await;
-        if !daemon.clustered() || daemon.db().status().leader.is_some() {
-            said = 0;
+        let hears = daemon.db().status().leader.is_some();
+        if !daemon.clustered() {
             daemon.set_removed(false);
-        } else if !daemon.removed() {
-            said = if says_so(&daemon).await { said + 1 } else { 0 };
+        } else if daemon.removed() {
+            // What a leader has said before may still arrive when the network is mended: others must not contradict it.
+            if hears && !says_so(&daemon).await {
+                daemon.set_removed(false);
+            }
+        } else if !hears && says_so(&daemon).await {
+            said += 1;
             if said >= SURE {
                 found_out(&daemon);
             }
+            continue;
         }
+        said = 0;
     }
 }
 
