@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use api::cluster::JoinToken;
 use lab::cluster::Programs;
 use lab::{Cluster, Lab, Result};
 
@@ -115,7 +116,8 @@ fn unreachable(cluster: &mut Cluster, token: &str) -> Result<()> {
 /// Names and addresses that another member has.
 fn taken(cluster: &Cluster) -> Result<()> {
     let token = cluster.token("server3")?;
-    let said = refused(cluster, 3, &token.replace('A', "B"), "10.77.0.3", "")?;
+    let wrong = JoinToken { secret: "0".repeat(64), ..JoinToken::decode(&token)? };
+    let said = refused(cluster, 3, &wrong.encode(), "10.77.0.3", "")?;
     assert!(!said.contains("\n- "), "{said}");
     // Another one has come first by that name.
     let row = "INSERT INTO nodes (name, address, schema, api_extensions) VALUES ('server3', '10.77.0.3:8443', 1, 1)";
