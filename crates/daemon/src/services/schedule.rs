@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::{Error, Result};
 use jiff::ZonedDateTime;
 
 use super::{instances, volumes};
-use crate::operations::Operation;
+use crate::operations::{New, Operation};
 use crate::state::Daemon;
 
 /// So long the others wait for one that is under way.
@@ -24,8 +25,17 @@ impl Begun {
         self.0.get(&id).is_none_or(|operation| operation.has_ended())
     }
 
-    /// Waits until it has ended, or taken so long that the next ones go on beside it.
-    pub async fn wait(&mut self, id: i64, operation: Arc<Operation>) {
+    /// Does it, for what people know as `name`, and tells if it fails. Returns when it has ended, or taken so long that the
+    /// next ones go on beside it.
+    pub async fn run(
+        &mut self,
+        daemon: &Arc<Daemon>,
+        (id, name): (i64, String),
+        new: New,
+        work: impl Future<Output = Result<()>> + Send + 'static,
+    ) {
+        let told = move |e: &Error| tracing::warn!("taking the snapshot of {name} that is due: {e}");
+        let operation = daemon.run(new, move |_| async move { work.await.inspect_err(told) });
         operation.wait(Some(TURN)).await;
         self.0.retain(|_, operation| !operation.has_ended());
         self.0.insert(id, operation);

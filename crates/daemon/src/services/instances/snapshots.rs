@@ -106,10 +106,23 @@ fn tell(daemon: &Daemon, by: Option<Requestor>, l: &Loaded, action: &str, snapsh
     daemon.tell_in(&events::lifecycle(action, url, by), &l.row.project);
 }
 
-/// The name of a snapshot that is given none.
-fn next_name(l: &Loaded, taken: &[Snapshot]) -> Result<String> {
-    let taken: Vec<String> = taken.iter().map(|s| s.name.clone()).collect();
-    snapshot_name::next(&l.config.read(&SNAPSHOTS_PATTERN), &taken, Timestamp::now())
+/// The name of a snapshot that may be taken: the one that is asked for, or if that is empty one by the instance's pattern.
+async fn new_name(daemon: &Daemon, l: &Loaded, asked: &str) -> Result<String> {
+    let (id, project) = (l.row.id, l.row.project.clone());
+    let looked = daemon.view(move |tx| {
+        project_rules::check_snapshots(tx, &project)?;
+        db::snapshots::list(tx, id)
+    });
+    let taken: Vec<String> = looked.await?.into_iter().map(|s| s.name).collect();
+    let name = match asked {
+        "" => snapshot_name::next(&l.config.read(&SNAPSHOTS_PATTERN), &taken, Timestamp::now())?,
+        asked => asked.to_owned(),
+    };
+    check_name(&name)?;
+    if taken.contains(&name) {
+        return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
+    }
+    Ok(name)
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -125,17 +138,7 @@ async fn create(cx: Cx, new: InstanceSnapshotsPost) -> Result<Arc<Operation>> {
         return Err(Error::bad_request("Containers can't be snapshotted with their memory: leave out --stateful"));
     }
     let id = l.row.id;
-    let project = l.row.project.clone();
-    let looked = cx.daemon.view(move |tx| {
-        project_rules::check_snapshots(tx, &project)?;
-        db::snapshots::list(tx, id)
-    });
-    let taken = looked.await?;
-    let name = if new.name.is_empty() { next_name(&l, &taken)? } else { new.name };
-    check_name(&name)?;
-    if taken.iter().any(|s| s.name == name) {
-        return Err(Error::conflict(format!("Snapshot \"{name}\" already exists")));
-    }
+    let name = new_name(&cx.daemon, &l, &new.name).await?;
     let expires = match new.expires_at {
         Some(at) if at == never() => None,
         Some(at) => Some(at),
@@ -317,13 +320,11 @@ pub async fn on_schedule(
             continue;
         }
         let (work, id) = (daemon.clone(), l.row.id);
-        let operation = daemon.run(super::operation(daemon, "Snapshotting instance", &l), move |_| async move {
+        let taken = async move {
             let _busy = instances::lock(&work, id).await;
-            let l = instances::here(&work, id).await?;
-            let taken = by_itself(&work, &l).await;
-            taken.inspect_err(|e| tracing::warn!("taking the snapshot of {} that is due: {e}", l.id()))
-        });
-        begun.wait(id, operation).await;
+            by_itself(&work, &instances::here(&work, id).await?).await
+        };
+        begun.run(daemon, (id, l.id()), super::operation(daemon, "Snapshotting instance", &l), taken).await;
     }
     Ok(())
 }
@@ -345,13 +346,7 @@ fn schedule(l: &Loaded) -> Schedule {
 
 /// Takes a snapshot that no person has asked for. The caller holds the lock of the instance.
 async fn by_itself(daemon: &Arc<Daemon>, l: &Loaded) -> Result<()> {
-    let (id, project) = (l.row.id, l.row.project.clone());
-    let looked = daemon.view(move |tx| {
-        project_rules::check_snapshots(tx, &project)?;
-        db::snapshots::list(tx, id)
-    });
-    let name = next_name(l, &looked.await?)?;
-    check_name(&name)?;
+    let name = new_name(daemon, l, "").await?;
     take(daemon, l, &name, expiry(l, None)?).await?;
     tell(daemon, None, l, "instance-snapshot-created", &name);
     Ok(())

@@ -315,12 +315,8 @@ pub async fn on_schedule(
             continue;
         }
         let new = daemon.operation("Creating storage volume snapshot", &row.project, resources(&row, None));
-        let (work, id) = (daemon.clone(), row.id);
-        let operation = daemon.run(new, |_| async move {
-            let taken = by_itself(&work, &row).await;
-            taken.inspect_err(|e| tracing::warn!("taking the snapshot of {} that is due: {e}", row.name))
-        });
-        begun.wait(id, operation).await;
+        let (work, about) = (daemon.clone(), (row.id, row.name.clone()));
+        begun.run(daemon, about, new, async move { by_itself(&work, &row).await }).await;
     }
     Ok(())
 }
